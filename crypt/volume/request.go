@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import "encoding/binary"
+
+// grainBytes is the least that is worth handing to another processor; docs/benchmarks.md has the measurement.
+const grainBytes = 64 << 10
+
+// A request is the state of one read or write, reused so that the steady state allocates nothing.
+type request struct {
+	v    *Volume
+	hold rangeHold
+	span span
+	head []byte // scratch sector for a ragged beginning
+	tail []byte // scratch sector for a ragged end
+	iov  [3][]byte
+	one  [1][]byte
+	job  cryptJob
+}
+
+func newRequest(v *Volume) *request {
+	s := v.opts.Geometry.SectorBytes
+	scratch := make([]byte, 2*s)
+	return &request{v: v, hold: rangeHold{wake: make(chan struct{}, 1)}, head: scratch[:s], tail: scratch[s:]}
+}
+
+// begin locks the sectors of a byte range.
+func (v *Volume) begin(offsetBytes, lengthBytes int64, exclusive bool) *request {
+	r := v.reqs.Get().(*request)
+	r.span = v.opts.Geometry.span(offsetBytes, lengthBytes)
+	v.locks.lock(&r.hold, r.span.startBytes, r.span.endBytes, exclusive)
+	return r
+}
+
+func (v *Volume) end(r *request) {
+	v.locks.unlock(&r.hold)
+	r.iov, r.one, r.job = [3][]byte{}, [1][]byte{}, cryptJob{}
+	v.reqs.Put(r)
+}
+
+// cut lays the request's sectors over p: a scratch sector where p begins or ends inside one, p itself between.
+// inner is the part of p that consists of whole sectors. A request inside one sector has only a head.
+func (r *request) cut(p []byte) (iov [][]byte, inner []byte) {
+	n := 0
+	inner = p
+	if r.span.headBytes > 0 || (r.span.tailBytes > 0 && len(p) < len(r.tail)) {
+		r.iov[n], n = r.head, n+1
+		inner = inner[min(len(inner), len(r.head)-r.span.headBytes):]
+	}
+	hasTail := r.span.tailBytes > 0 && len(inner) > 0
+	if hasTail {
+		inner = inner[:len(inner)-(len(r.tail)-r.span.tailBytes)]
+	}
+	if len(inner) > 0 {
+		r.iov[n], n = inner, n+1
+	}
+	if hasTail {
+		r.iov[n], n = r.tail, n+1
+	}
+	return r.iov[:n], inner
+}
+
+func (r *request) read(p []byte) error {
+	g := r.v.opts.Geometry
+	iov, inner := r.cut(p)
+	if err := r.v.store.ReadAt(iov, g.storeOffset(r.span.startBytes)); err != nil {
+		return err
+	}
+	pos := r.span.startBytes
+	for _, b := range iov {
+		r.crypt(b, pos, false)
+		pos += int64(len(b))
+	}
+	if r.span.aligned() {
+		return nil
+	}
+	head := p[:0]
+	if &iov[0][0] == &r.head[0] {
+		head = p[:copy(p, r.head[r.span.headBytes:])]
+	}
+	if rest := p[len(head)+len(inner):]; len(rest) > 0 {
+		copy(rest, r.tail)
+	}
+	return nil
+}
+
+func (r *request) write(p []byte, fua bool) error {
+	g := r.v.opts.Geometry
+	iov, inner := r.cut(p)
+	if !r.span.aligned() {
+		if err := r.merge(p, iov, inner); err != nil {
+			return err
+		}
+	}
+	pos := r.span.startBytes
+	for _, b := range iov {
+		r.crypt(b, pos, true)
+		pos += int64(len(b))
+	}
+	return r.v.store.WriteAt(iov, g.storeOffset(r.span.startBytes), fua)
+}
+
+// merge fills the scratch sectors in iov with what they hold now and lays the ragged ends of p over it.
+func (r *request) merge(p []byte, iov [][]byte, inner []byte) error {
+	done := 0
+	if &iov[0][0] == &r.head[0] {
+		if err := r.readSector(r.head, r.span.startBytes); err != nil {
+			return err
+		}
+		done = copy(r.head[r.span.headBytes:], p)
+	}
+	if rest := p[done+len(inner):]; len(rest) > 0 {
+		if err := r.readSector(r.tail, r.span.endBytes-int64(len(r.tail))); err != nil {
+			return err
+		}
+		copy(r.tail, rest)
+	}
+	return nil
+}
+
+func (r *request) readSector(sector []byte, offsetBytes int64) error {
+	r.one[0] = sector
+	if err := r.v.store.ReadAt(r.one[:], r.v.opts.Geometry.storeOffset(offsetBytes)); err != nil {
+		return err
+	}
+	r.crypt(sector, offsetBytes, false)
+	return nil
+}
+
+// crypt encrypts or decrypts whole sectors in place, on as many processors as are idle.
+func (r *request) crypt(buf []byte, offsetBytes int64, encrypt bool) {
+	g := r.v.opts.Geometry
+	r.job = cryptJob{
+		cipher: r.v.cipher, buf: buf, iv: g.iv(offsetBytes), sectorBytes: g.SectorBytes,
+		encrypt: encrypt, holes: r.v.opts.Holes,
+	}
+	r.v.runner.Run(&r.job, len(buf)/g.SectorBytes, grainBytes/g.SectorBytes)
+}
+
+// A cryptJob is the crypto of one buffer in units of sectors.
+type cryptJob struct {
+	cipher      Cipher
+	buf         []byte
+	iv          uint64
+	sectorBytes int
+	encrypt     bool
+	holes       Holes
+}
+
+// Do implements Task.
+func (j *cryptJob) Do(loSector, hiSector int) {
+	buf := j.buf[loSector*j.sectorBytes : hiSector*j.sectorBytes]
+	iv := j.iv + uint64(loSector)*uint64(j.sectorBytes/ivUnitBytes)
+	switch {
+	case j.encrypt:
+		j.cipher.Encrypt(buf, buf, iv)
+	case j.holes == HolesDecrypt:
+		j.cipher.Decrypt(buf, buf, iv)
+	default:
+		j.decryptData(buf, iv)
+	}
+}
+
+// decryptData decrypts the runs of sectors between all-zero ones, which stay as they are.
+func (j *cryptJob) decryptData(buf []byte, iv uint64) {
+	step := uint64(j.sectorBytes / ivUnitBytes)
+	start := 0
+	for pos := 0; pos < len(buf); pos += j.sectorBytes {
+		if isZero(buf[pos : pos+j.sectorBytes]) {
+			if pos > start {
+				j.cipher.Decrypt(buf[start:pos], buf[start:pos], iv+uint64(start/j.sectorBytes)*step)
+			}
+			start = pos + j.sectorBytes
+		}
+	}
+	if start < len(buf) {
+		j.cipher.Decrypt(buf[start:], buf[start:], iv+uint64(start/j.sectorBytes)*step)
+	}
+}
+
+// isZero tells whether a sector is all zero bytes. Ciphertext nearly always differs in its first word.
+func isZero(sector []byte) bool {
+	for len(sector) >= 32 {
+		a := binary.LittleEndian.Uint64(sector) | binary.LittleEndian.Uint64(sector[8:]) |
+			binary.LittleEndian.Uint64(sector[16:]) | binary.LittleEndian.Uint64(sector[24:])
+		if a != 0 {
+			return false
+		}
+		sector = sector[32:]
+	}
+	return true
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build noceph
+
+package rbd
+
+import (
+	"fmt"
+
+	"github.com/luksgate/luksgate/crypt/secret"
+	"github.com/luksgate/luksgate/crypt/volume"
+	"github.com/luksgate/luksgate/gateway/image"
+)
+
+// Cluster cannot be had in this build.
+type Cluster struct{}
+
+// Image cannot be had in this build.
+type Image struct{ volume.Store }
+
+// Connect refuses.
+func Connect(Config) (*Cluster, error) {
+	return nil, fmt.Errorf("%w: this luksgate was built without Ceph (tag noceph); it serves file: and mem: images only",
+		image.ErrUnreachable)
+}
+
+// Version tells that there is no librbd.
+func Version() string { return "none (built without Ceph)" }
+
+// Open is never reached.
+func (*Cluster) Open(image.Ref, OpenOptions) (*Image, error) { panic("BUG: no cluster in this build") }
+
+// Describe is never reached.
+func (*Cluster) Describe(image.Ref) (*Info, error) { panic("BUG: no cluster in this build") }
+
+// Close does nothing.
+func (*Cluster) Close() {}
+
+// LoadEncryption is never reached.
+func (*Image) LoadEncryption(int, *secret.Bytes) error { panic("BUG: no image in this build") }
+
+// Close is never reached.
+func (*Image) Close() error { panic("BUG: no image in this build") }

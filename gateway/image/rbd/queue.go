@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !noceph
+
+package rbd
+
+/*
+#cgo LDFLAGS: -lrbd -lrados -ldl
+#include <stdlib.h>
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"runtime"
+	"syscall"
+	"unsafe"
+)
+
+const (
+	// maxInFlight bounds the requests of one cluster connection; further ones wait for a place.
+	maxInFlight = 1024
+	// batch is how many completions one call fetches at the most.
+	batch = 64
+)
+
+// A queue owns the requests of a cluster connection and the goroutine that collects what is done.
+type queue struct {
+	c        *C.lg_queue
+	requests *C.lg_request // array of maxInFlight
+	slots    [maxInFlight]slot
+	free     chan *slot
+	done     chan struct{} // closed when the collector has ended
+}
+
+// A slot is the Go side of one request. Whoever took it from the free list owns it.
+type slot struct {
+	c      *C.lg_request
+	pinner runtime.Pinner // keeps Go memory in place while librbd uses it
+	result int64
+	wake   chan struct{}
+}
+
+func newQueue() (*queue, error) {
+	q := &queue{c: C.lg_queue_new(), free: make(chan *slot, maxInFlight), done: make(chan struct{})}
+	if q.c == nil {
+		return nil, errors.New("rbd: out of memory")
+	}
+	q.requests = C.lg_requests_new(q.c, maxInFlight)
+	if q.requests == nil {
+		C.lg_queue_free(q.c)
+		return nil, errors.New("rbd: out of memory")
+	}
+	requests := unsafe.Slice(q.requests, maxInFlight)
+	for i := range q.slots {
+		s := &q.slots[i]
+		s.c = &requests[i]
+		s.wake = make(chan struct{}, 1)
+		q.free <- s
+	}
+	go q.collect()
+	return q, nil
+}
+
+// collect wakes the owners of what is done, until close.
+func (q *queue) collect() {
+	runtime.LockOSThread() // it sleeps in C: a thread of its own keeps the scheduler out of it
+	defer close(q.done)
+	var slots [batch]C.uint32_t
+	var results [batch]C.int64_t
+	for {
+		n := int(C.lg_wait(q.c, &slots[0], &results[0], batch))
+		if n < 0 {
+			return
+		}
+		for i := range n {
+			s := &q.slots[slots[i]]
+			s.result = int64(results[i])
+			s.wake <- struct{}{}
+		}
+	}
+}
+
+// do runs one operation on image and returns librbd's result. iov has at most LG_MAX_IOV slices; it may lie in Go
+// memory, which is pinned meanwhile.
+func (q *queue) do(image C.rbd_image_t, op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int64, error) {
+	s := <-q.free
+	for i, b := range iov {
+		p := unsafe.Pointer(unsafe.SliceData(b))
+		s.pinner.Pin(p)
+		s.c.iov[i] = C.struct_iovec{iov_base: p, iov_len: C.size_t(len(b))}
+	}
+	s.c.iov_count = C.int32_t(len(iov))
+	r := C.lg_submit(image, s.c, op, C.uint64_t(offsetBytes), C.uint64_t(lengthBytes))
+	result := int64(r)
+	if r == 0 {
+		<-s.wake
+		result = s.result
+	}
+	s.pinner.Unpin()
+	q.free <- s
+	if result < 0 {
+		return 0, syscall.Errno(-result)
+	}
+	return result, nil
+}
+
+// close ends the collector. Nothing is in flight any more.
+func (q *queue) close() {
+	C.lg_stop(q.c)
+	<-q.done
+	C.free(unsafe.Pointer(q.requests))
+	C.lg_queue_free(q.c)
+}

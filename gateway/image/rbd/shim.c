@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//go:build !noceph
+
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct lg_queue {
+	_Atomic(lg_request *) done; // last done first; any thread pushes, the waiter takes all
+	_Atomic uint32_t version;   // futex word, changes with every push on an empty list
+	_Atomic uint32_t sleeping;
+	_Atomic uint32_t stopped;
+	lg_request *taken; // first done first; the waiter's own
+};
+
+lg_queue *lg_queue_new(void) { return calloc(1, sizeof(lg_queue)); }
+void lg_queue_free(lg_queue *q) { free(q); }
+
+lg_request *lg_requests_new(lg_queue *q, uint32_t n)
+{
+	lg_request *r = calloc(n, sizeof *r);
+	for (uint32_t i = 0; r && i < n; i++) {
+		r[i].queue = q;
+		r[i].slot = i;
+	}
+	return r;
+}
+
+static void wake(lg_queue *q)
+{
+	atomic_fetch_add(&q->version, 1);
+	if (atomic_load(&q->sleeping))
+		syscall(SYS_futex, &q->version, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static void completed(rbd_completion_t c, void *arg)
+{
+	lg_request *r = arg;
+	lg_queue *q = r->queue;
+	r->result = rbd_aio_get_return_value(c);
+	rbd_aio_release(c);
+	lg_request *head = atomic_load(&q->done);
+	do {
+		r->next = head;
+	} while (!atomic_compare_exchange_weak(&q->done, &head, r));
+	if (!head)
+		wake(q);
+}
+
+int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_t length)
+{
+	rbd_completion_t c;
+	int err = rbd_aio_create_completion(r, completed, &c);
+	if (err < 0)
+		return err;
+	switch (op) {
+	case LG_READ:
+		err = rbd_aio_readv(image, r->iov, r->iov_count, offset, c);
+		break;
+	case LG_WRITE:
+		err = rbd_aio_writev(image, r->iov, r->iov_count, offset, c);
+		break;
+	case LG_FLUSH:
+		err = rbd_aio_flush(image, c);
+		break;
+	case LG_DISCARD:
+		err = rbd_aio_discard(image, offset, length, c);
+		break;
+	default:
+		err = -EINVAL;
+	}
+	if (err < 0) {
+		rbd_aio_release(c);
+		return err;
+	}
+	return 0;
+}
+
+// take moves everything done to q->taken in order of completion.
+static void take(lg_queue *q)
+{
+	lg_request *r = atomic_exchange(&q->done, NULL), *ordered = NULL;
+	while (r) {
+		lg_request *next = r->next;
+		r->next = ordered;
+		ordered = r;
+		r = next;
+	}
+	q->taken = ordered;
+}
+
+int lg_wait(lg_queue *q, uint32_t *slots, int64_t *results, int max)
+{
+	while (!q->taken) {
+		uint32_t seen = atomic_load(&q->version);
+		take(q);
+		if (q->taken)
+			break;
+		if (atomic_load(&q->stopped))
+			return -1;
+		atomic_store(&q->sleeping, 1);
+		if (!atomic_load(&q->done) && !atomic_load(&q->stopped))
+			syscall(SYS_futex, &q->version, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+		atomic_store(&q->sleeping, 0);
+	}
+	int n = 0;
+	for (lg_request *r = q->taken; r && n < max; r = r->next, n++) {
+		slots[n] = r->slot;
+		results[n] = r->result;
+		q->taken = r->next;
+	}
+	return n;
+}
+
+void lg_stop(lg_queue *q)
+{
+	atomic_store(&q->stopped, 1);
+	wake(q);
+}
+
+// As in librbd.h of Ceph 16 and later; spelled out so that older headers do.
+struct encryption_options {
+	int alg;
+	const char *passphrase;
+	size_t passphrase_size;
+};
+
+int lg_encryption_load(rbd_image_t image, int luks_version, const char *passphrase, size_t passphrase_bytes)
+{
+	int (*load)(rbd_image_t, int, void *, size_t) = dlsym(RTLD_DEFAULT, "rbd_encryption_load");
+	if (!load)
+		return -ENOSYS;
+	struct encryption_options o = { .passphrase = passphrase, .passphrase_size = passphrase_bytes };
+	return load(image, luks_version - 1, &o, sizeof o);
+}
+
+struct extent_list {
+	lg_extent *ext;
+	int count, max;
+	uint64_t full_at; // offset of the first run that found no room
+};
+
+static int add_extent(uint64_t offset, size_t length, int exists, void *arg)
+{
+	struct extent_list *l = arg;
+	if (!exists)
+		return 0;
+	if (l->count > 0 && l->ext[l->count - 1].offset + l->ext[l->count - 1].length == offset) {
+		l->ext[l->count - 1].length += length;
+		return 0;
+	}
+	if (l->count == l->max) {
+		if (offset < l->full_at)
+			l->full_at = offset;
+		return 0;
+	}
+	l->ext[l->count++] = (lg_extent){ offset, length };
+	return 0;
+}
+
+int lg_extents(rbd_image_t image, uint64_t offset, uint64_t length, lg_extent *ext, int max, uint64_t *covered)
+{
+	struct extent_list l = { ext, 0, max, UINT64_MAX };
+	int err = rbd_diff_iterate2(image, NULL, offset, length, 1, 1, add_extent, &l);
+	if (err < 0)
+		return err;
+	*covered = l.full_at == UINT64_MAX ? length : l.full_at - offset;
+	return l.count;
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The asynchronous RBD data path that go-ceph does not have: submit on an image, collect what is done in batches.
+//
+// A request is C memory that Go fills in and hands to lg_submit; from then on it belongs to librbd until lg_wait hands
+// its slot back. librbd's completion callback pushes it on a lock-free list and wakes the one thread in lg_wait, if it
+// sleeps. No Go code runs on a librbd thread.
+#ifndef LUKSGATE_SHIM_H
+#define LUKSGATE_SHIM_H
+
+#include <rados/librados.h>
+#include <rbd/librbd.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+enum { LG_MAX_IOV = 4 };
+enum lg_op { LG_READ, LG_WRITE, LG_FLUSH, LG_DISCARD };
+
+typedef struct lg_queue lg_queue;
+
+typedef struct lg_request {
+	struct lg_request *next;
+	lg_queue *queue;
+	int64_t result; // librbd's: bytes or 0, or a negative errno
+	uint32_t slot;  // the caller's number for this request
+	int32_t iov_count;
+	struct iovec iov[LG_MAX_IOV];
+} lg_request;
+
+// lg_queue_new returns a queue for any number of images, or NULL without memory.
+lg_queue *lg_queue_new(void);
+void lg_queue_free(lg_queue *q);
+
+// lg_requests_new returns n requests for q, numbered from 0, or NULL without memory; free() gives them back.
+lg_request *lg_requests_new(lg_queue *q, uint32_t n);
+
+// lg_submit starts an operation. 0: the request comes back through lg_wait. Negative: it does not.
+int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_t length);
+
+// lg_wait sleeps until something is done or lg_stop was called, and returns up to max slots with their results, or -1
+// once, when it was stopped and nothing is left. One thread at a time.
+int lg_wait(lg_queue *q, uint32_t *slots, int64_t *results, int max);
+void lg_stop(lg_queue *q);
+
+// lg_encryption_load is rbd_encryption_load (Ceph 16), looked up at run time: -ENOSYS where this librbd has none.
+// luks_version is 1 or 2.
+int lg_encryption_load(rbd_image_t image, int luks_version, const char *passphrase, size_t passphrase_bytes);
+
+// An allocated run of bytes.
+typedef struct lg_extent {
+	uint64_t offset;
+	uint64_t length;
+} lg_extent;
+
+// lg_extents fills ext with at most max allocated runs of the range, in order, and returns how many there are (or a
+// negative errno); *covered is how far from offset they tell the truth.
+int lg_extents(rbd_image_t image, uint64_t offset, uint64_t length, lg_extent *ext, int max, uint64_t *covered);
+
+#endif

@@ -4,12 +4,13 @@ package attach
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 )
 
-// A Blockdev is the value of qemu's -blockdev for an export: the nbd node itself, without a raw node above it, since
+// A blockdev is the value of qemu's -blockdev for an export: the nbd node itself, without a raw node above it, since
 // the export is raw already.
 type blockdev struct {
 	Driver         string         `json:"driver"`
@@ -38,11 +39,14 @@ type blockdevCache struct {
 }
 
 // QemuBlockdev returns the arguments for a qemu that is started by hand: -object tls-creds-x509 where TLS is on,
-// -blockdev with JSON, and -device. A disk on scsi, sata or ide uses the controller that -device finds by itself.
+// -blockdev with JSON, and -device. Limits (IOTune) need QemuDrive. A disk on scsi, sata or ide uses the controller that -device finds by itself.
 func QemuBlockdev(opts DiskOptions) ([]string, error) {
 	o, err := opts.normalize()
 	if err == nil {
 		err = o.checkQemu()
+	}
+	if err == nil && o.IOTune != (IOTune{}) {
+		err = errors.New("--iotune: -blockdev has no limits without a throttle group; use -drive")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("attach: qemu disk %s: %w", describeTarget(opts.Target), err)
@@ -162,11 +166,7 @@ func (o *DiskOptions) device(withBlockdev bool) string {
 	l.add("", model)
 	l.add("drive", o.nodeName())
 	l.add("id", "disk-"+o.Target)
-	if o.Bus != "usb" {
-		l.add("serial", o.Serial)
-	} else if o.Serial != "" {
-		l.add("serial", o.Serial)
-	}
+	l.add("serial", o.Serial)
 	if o.WWN != "" {
 		l.add("wwn", "0x"+o.WWN)
 	}

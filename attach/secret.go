@@ -76,10 +76,11 @@ func SecretCommands(opts SecretOptions, xmlFile, valueFile string) ([]string, er
 	}
 	set := fmt.Sprintf(`printf 'secret-set-value --secret %s --base64 %%s\n' "$(%s)" | VIRSH_HISTSIZE=0 virsh -q > /dev/null`, uuid, encoded)
 	if opts.Libvirt.or(OldestLibvirt).AtLeast(libvirtSecretFile) {
-		set = fmt.Sprintf("%s | virsh secret-set-value --secret %s --file /dev/stdin", encoded, uuid)
+		plain := ""
 		if opts.Kind == "passphrase" {
-			set = fmt.Sprintf("virsh secret-set-value --secret %s --plain --file %s", uuid, shellQuote(valueFile))
+			plain = "--plain "
 		}
+		set = fmt.Sprintf("virsh secret-set-value --secret %s %s--file %s", uuid, plain, shellQuote(valueFile))
 	}
 	return []string{"virsh secret-define --file " + shellQuote(xmlFile), set}, nil
 }

@@ -3,7 +3,6 @@
 package attach
 
 import (
-	"encoding/xml"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -221,13 +220,4 @@ func selfClose(text string) string {
 		}
 		text = text[end+1:]
 	}
-}
-
-// escape returns s for an attribute value or element content.
-func escape(s string) string {
-	var out strings.Builder
-	if err := xml.EscapeText(&out, []byte(s)); err != nil {
-		panic("attach: internal error: " + err.Error()) // a strings.Builder takes everything
-	}
-	return out.String()
 }

@@ -47,7 +47,7 @@ func checkLibvirt60(disk string) error {
 	d := xml.NewDecoder(strings.NewReader(disk))
 	for {
 		token, err := d.Token()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"math/bits"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// offset returns memory at base+bytes.
+func offset(base reg.Register, bytes int) operand.Mem {
+	return operand.Mem{Base: base, Disp: bytes}
+}
+
+// encryptTweaks is step 1: tweaks[s] = AES(tweak key, iv + s*ivStep) for each
+// sector s, and for some beyond the last one.
+func (k *amd64Kernel) encryptTweaks() {
+	const iv, stride = 8, 9 // registers after the at most 8 being encrypted
+	k.Comment("Encrypt the IVs of all sectors")
+	k.ivVectors(iv, stride)
+	left, at := k.GP64(), k.GP64()
+	k.MOVQ(k.sectors, left)
+	k.LEAQ(k.tweaks, at)
+	groupVectors := min(inFlight, 16/k.lanes())
+	k.Label("tweaks")
+	k.CMPQ(left, operand.U32(k.lanes()))
+	k.JLE(operand.LabelRef("lastTweaks"))
+	k.tweakGroup(groupVectors, iv, stride, at)
+	k.ADDQ(operand.U32(groupVectors*k.vectorBytes), at)
+	k.SUBQ(operand.U32(groupVectors*k.lanes()), left)
+	k.JG(operand.LabelRef("tweaks"))
+	k.JMP(operand.LabelRef("tweaksDone"))
+	k.Label("lastTweaks")
+	k.tweakGroup(1, iv, stride, at)
+	k.Label("tweaksDone")
+}
+
+// ivVectors sets register iv to the IVs of the first sectors, one a lane, and
+// stride to what takes each to its next.
+func (k *amd64Kernel) ivVectors(iv, stride int) {
+	x := amd64Kernel{vectorBytes: 16}
+	k.VMOVQ(k.load("iv"), x.v(iv))
+	k.VMOVQ(k.load("ivStep"), x.v(stride))
+	if k.lanes() == 1 {
+		return
+	}
+	lowHalf, temp := k.v(stride+1), k.v(stride+2)
+	k.loadVector(k.constant(constLowHalf), lowHalf)
+	k.VPBROADCASTQ(x.v(iv), k.v(iv))
+	k.and(lowHalf, k.v(iv))
+	k.VPBROADCASTQ(x.v(stride), k.v(stride))
+	k.VPMULUDQ(k.constant(constLaneNumbers), k.v(stride), temp)
+	k.VPADDQ(temp, k.v(iv), k.v(iv))
+	k.VPSLLQ(operand.Imm(uint64(bits.TrailingZeros(uint(k.lanes())))), k.v(stride), k.v(stride))
+	k.and(lowHalf, k.v(stride))
+}
+
+// tweakGroup encrypts the next n vectors of IVs to memory at.
+func (k *amd64Kernel) tweakGroup(n, iv, stride int, at reg.Register) {
+	key := k.v(15)
+	k.loadVector(offset(k.keys, tweakKeysOffset), key)
+	for i := range n {
+		k.xor(k.v(iv), key, k.v(i))
+		k.VPADDQ(k.v(stride), k.v(iv), k.v(iv))
+	}
+	for r := 1; r <= k.rounds; r++ {
+		k.loadVector(offset(k.keys, tweakKeysOffset+r*roundKeyBytes), key)
+		for i := range n {
+			if r < k.rounds {
+				k.VAESENC(key, k.v(i), k.v(i))
+			} else {
+				k.VAESENCLAST(key, k.v(i), k.v(i))
+			}
+		}
+	}
+	for i := range n {
+		k.storeVector(k.v(i), offset(at, i*k.vectorBytes))
+	}
+}
+
+// multiply sets to = from * x^(8*powerBytes) in each lane: a shift by bytes, and
+// what it carries out is reduced by a carry-less multiplication. temp is
+// overwritten; to may be from.
+func (k *amd64Kernel) multiply(powerBytes int, polynomial, from, to, temp reg.VecPhysical) {
+	k.VPSRLDQ(operand.Imm(uint64(blockBytes-powerBytes)), from, temp)
+	k.VPSLLDQ(operand.Imm(uint64(powerBytes)), from, to)
+	k.VPCLMULQDQ(operand.Imm(0), polynomial, temp, temp)
+	k.xor(temp, to, to)
+}
+
+// round applies one round key: a middle round, or the last one.
+func (k *amd64Kernel) round(key operand.Op, data reg.VecPhysical) {
+	if k.encrypting {
+		k.VAESENC(key, data, data)
+	} else {
+		k.VAESDEC(key, data, data)
+	}
+}
+
+func (k *amd64Kernel) lastRound(key operand.Op, data reg.VecPhysical) {
+	if k.encrypting {
+		k.VAESENCLAST(key, data, data)
+	} else {
+		k.VAESDECLAST(key, data, data)
+	}
+}
+
+// Instructions whose names depend on the width.
+
+func (k *amd64Kernel) xor(a operand.Op, b, to reg.VecPhysical) {
+	if k.vectorBytes == 64 {
+		k.VPXORQ(a, b, to)
+	} else {
+		k.VPXOR(a, b, to)
+	}
+}
+
+func (k *amd64Kernel) and(a, b reg.VecPhysical) {
+	if k.vectorBytes == 64 {
+		k.VPANDQ(a, b, b)
+	} else {
+		k.VPAND(a, b, b)
+	}
+}
+
+func (k *amd64Kernel) loadVector(from operand.Mem, to reg.VecPhysical)  { k.move(from, to) }
+func (k *amd64Kernel) storeVector(from reg.VecPhysical, to operand.Mem) { k.move(from, to) }
+
+func (k *amd64Kernel) move(from, to operand.Op) {
+	if k.vectorBytes == 64 {
+		k.VMOVDQU64(from, to)
+	} else {
+		k.VMOVDQU(from, to)
+	}
+}

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# "make" prints what there is.  A target's text after ## is its help line.
+
+MODULE  := github.com/luksgate/luksgate
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+# of "make fuzz": per target, and at most for all together (then each gets less)
+TIME    ?= 60s
+TOTAL   ?=
+# of "make demo": ceph, or file (without Ceph)
+DEMO    ?= ceph
+
+LINT_VERSION := v2.15.0
+
+# Looked up when a recipe runs, after what it depends on has installed them.
+GO      = $(or $(shell deploy/find-go),$(error no Go: see above))
+# The Go command with the build tags for the librbd that is installed.
+GO_CEPH = GOFLAGS="$$(deploy/ceph-tags)" $(GO)
+GO_PURE = CGO_ENABLED=0 $(GO)
+BUILD   = build -trimpath -ldflags '-X $(MODULE)/gateway/cli.version=$(VERSION)'
+
+# Other people's test vectors, which are not part of the repository, where they stand beside it.
+ifneq ($(wildcard ../shared/vectors),)
+export LUKSGATE_VECTORS ?= $(abspath ../shared/vectors)
+endif
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+# ---- building
+
+.PHONY: build
+build: ## bin/luksgate with Ceph (needs: deploy/install-deps go build)
+	$(GO_CEPH) $(BUILD) -o bin/luksgate .
+
+.PHONY: build-noceph
+build-noceph: ## bin/luksgate-noceph: file and memory images only, no C at all
+	$(GO_PURE) $(BUILD) -tags noceph -o bin/luksgate-noceph .
+
+.PHONY: generate
+generate: ## make what is generated and committed once more (kernels, man pages)
+	$(GO_PURE) generate ./...
+
+.PHONY: install
+install: build ## put the program, man pages and completions below $(DESTDIR)$(PREFIX)
+	install -D -m 755 bin/luksgate $(DESTDIR)$(PREFIX)/bin/luksgate
+	deploy/install-extras bin/luksgate $(DESTDIR)$(PREFIX)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin build dist
+
+# ---- proving
+
+.PHONY: deps
+deps:
+	@deploy/install-deps go build test ceph libvirt arm64
+
+.PHONY: test
+test: deps ## install what the tests need, start a Ceph cluster for them, run all of them
+	@$(MAKE) test-noceph test-purego test-arm64
+	$(GO_CEPH) vet ./...
+	@LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
+	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -race -timeout 20m ./...
+
+.PHONY: test-noceph
+test-noceph: ## the tests of what differs in a build without Ceph
+	$(GO_PURE) vet -tags noceph ./...
+	$(GO_PURE) test -tags noceph . ./gateway/...
+
+.PHONY: test-purego
+test-purego: ## the tests of crypt/ without assembly
+	$(GO_PURE) test -tags noceph,purego ./crypt/...
+
+.PHONY: test-arm64
+test-arm64: ## the tests of crypt/ and of the wire format as an arm64 program, under qemu-aarch64-static
+	GOARCH=arm64 $(GO_PURE) vet -tags noceph ./...
+	GOARCH=arm64 $(GO_PURE) test -tags noceph -short -exec "$$(command -v qemu-aarch64-static)" \
+	  ./crypt/... ./nbdserver/wire/...
+
+.PHONY: check
+check: ## gofmt, vet, golangci-lint, shellcheck; generated files are up to date
+	@deploy/install-deps go build check
+	@deploy/check "$(GO)" "$(LINT_VERSION)"
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given
+	@deploy/fuzz "$(GO)" "$(TIME)" "$(TOTAL)"
+
+# ---- measuring
+
+.PHONY: bench
+bench: bench-crypto bench-nbd bench-rbd ## all of the benchmarks below
+
+.PHONY: bench-crypto
+bench-crypto: ## the cipher's kernels, the worker pool, the volume
+	$(GO_PURE) test -tags noceph -run '^$$' -bench . ./crypt/...
+
+.PHONY: bench-nbd
+bench-nbd: ## the NBD server on memory
+	$(GO_PURE) test -tags noceph -run '^$$' -bench . ./nbdserver/...
+
+.PHONY: bench-rbd
+bench-rbd: ## the gateway on a Ceph cluster of its own
+	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
+	  $(GO) test -run '^$$' -bench . ./gateway/...
+
+# ---- showing
+
+.PHONY: demo
+demo: ## see it work: a Ceph cluster, an encrypted image, an export, qemu; DEMO=file without Ceph
+	@deploy/demo/demo $(DEMO)

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nbdserver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/luksgate/luksgate/nbdserver/buffer"
+	"github.com/luksgate/luksgate/nbdserver/wire"
+)
+
+// serve is the reader: it receives, decodes and hands out requests until the client or the server has had enough. When it
+// returns, everything that was executed is answered if the client still listens, and every buffer is given back.
+//
+//  1. decode all complete requests at hand (decode, dispatch)
+//  2. do one piece of large inline reads, look at the socket, go to 1 (bulk)
+//  3. send what is answered (flush)
+//  4. receive (fill)
+func (c *conn) serve() error {
+	err := c.loop()
+	if ferr := c.flush(); err == nil || errors.Is(err, errDisconnected) {
+		err = errors.Join(err, ferr)
+	}
+	if err != nil && !errors.Is(err, errDisconnected) && !errors.Is(err, errDrained) && !errors.Is(err, io.EOF) {
+		c.fail(err)
+	}
+	c.finishBulk()
+	c.waitIdle()
+	c.cool()
+	c.reader.r = c.reader.w
+	c.dropReadBuffer()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil {
+		return c.failed
+	}
+	return err
+}
+
+// errDrained is how a connection ends at a shutdown.
+var errDrained = errors.New("server shuts down")
+
+func (c *conn) loop() error {
+	for {
+		if err := c.decode(); err != nil {
+			return err
+		}
+		if c.reader.bulk.head != nil {
+			if err := c.bulkPiece(); err != nil {
+				return err
+			}
+			if err := c.fill(waitNot); err != nil && !errors.Is(err, errAgain) {
+				return err
+			}
+			continue
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		if c.draining.Load() {
+			return errDrained
+		}
+		if err := c.fill(waitShort); err != nil {
+			return err
+		}
+	}
+}
+
+// decode hands out the complete requests in the read buffer.
+func (c *conn) decode() error {
+	rd := &c.reader
+	headerBytes := wire.RequestBytes
+	if c.extended {
+		headerBytes = wire.ExtendedRequestBytes
+	}
+	for {
+		have := rd.buf[rd.r:rd.w]
+		if len(have) < headerBytes {
+			rd.need = headerBytes
+			return nil
+		}
+		var q wire.Request
+		ok := false
+		if c.extended {
+			ok = wire.ParseExtendedRequest(have, &q)
+		} else {
+			ok = wire.ParseRequest(have, &q)
+		}
+		if !ok {
+			return fmt.Errorf("%w request: wrong magic %x", wire.ErrMalformed, have[:4])
+		}
+		complete, err := c.dispatch(&q, headerBytes)
+		if err != nil || !complete {
+			return err
+		}
+		if rd.used >= flushBytes {
+			if err := c.flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// dispatch takes one request off the read buffer and executes it or hands it out. It returns false, and leaves the
+// request where it is, if more of its payload must be received first.
+func (c *conn) dispatch(q *wire.Request, headerBytes int) (complete bool, err error) {
+	rd := &c.reader
+	payload := c.rules.payloadBytes(q)
+	if f := c.rules.validate(q); f != noFault {
+		rd.r += headerBytes
+		return true, c.refuse(q, payload, f)
+	}
+	inline := c.inline(q)
+	switch {
+	case q.Command == wire.CmdDisc:
+		rd.r += headerBytes
+		return true, errDisconnected
+	case inline && q.Command == wire.CmdWrite && payload <= largePayload:
+		if rd.w-rd.r < headerBytes+int(payload) {
+			rd.need = headerBytes + int(payload)
+			return false, nil
+		}
+		rd.r += headerBytes
+		err = c.inlineWrite(q, rd.buf[rd.r:rd.r+int(payload)])
+		rd.r += int(payload)
+		return true, err
+	case inline && q.Command == wire.CmdRead && q.LengthBytes <= inlineBytes:
+		rd.r += headerBytes
+		return true, c.inlineRead(q)
+	case inline && q.Command == wire.CmdRead && c.mode != modeSimple && q.Flags&wire.CmdFlagDF == 0:
+		rd.r += headerBytes
+		return true, c.startBulk(q)
+	}
+	rd.r += headerBytes
+	return true, c.startJob(q, int(payload), inline && q.Command == wire.CmdWrite)
+}
+
+// refuse answers a wrong request and skips its payload, so that the next request is found.
+func (c *conn) refuse(q *wire.Request, payload uint64, f fault) error {
+	if payload > skipBytes {
+		return fmt.Errorf("%w request: payload of %d bytes for %s", wire.ErrMalformed, payload, commandName(q.Command))
+	}
+	if err := c.skip(int(payload)); err != nil {
+		return err
+	}
+	if ok, dropped := c.logged.allow(time.Now(), 10); ok {
+		c.log.Warn("request refused", "command", commandName(q.Command), "flags", q.Flags, "offset", q.OffsetBytes,
+			"length", q.LengthBytes, "reason", f.text, "lines_left_out", dropped)
+	}
+	if c.metrics != nil {
+		c.metrics.Request(commandName(q.Command), 0, 0, 0, f.errno)
+	}
+	return c.replyError(q, f.errno, f.text)
+}
+
+// skip drops n bytes of payload.
+func (c *conn) skip(n int) error {
+	rd := &c.reader
+	for n > 0 {
+		have := min(n, rd.w-rd.r)
+		rd.r += have
+		n -= have
+		if n > 0 {
+			if err := c.flush(); err != nil {
+				return err
+			}
+			rd.need = 1
+			if err := c.fill(waitShort); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fill receives into the read buffer at least one byte.
+func (c *conn) fill(wait waitFor) error {
+	rd := &c.reader
+	c.makeRoom()
+	rd.vec.Reset()
+	rd.room = min(len(rd.buf)-rd.w, max(rd.limit, rd.need))
+	rd.vec.Append(rd.buf[rd.w : rd.w+rd.room])
+	err := c.recv(wait, rd.w-rd.r > 0)
+	rd.got = rd.room - rd.vec.Bytes()
+	if rd.vec.Bytes() == 0 {
+		rd.limit = bigReadBytes
+	}
+	rd.w += rd.got
+	return err
+}
+
+// makeRoom moves what is undecoded to the front where the rest of the request would not fit, and takes a large buffer
+// when the small one was too small.
+func (c *conn) makeRoom() {
+	rd := &c.reader
+	if rd.r == rd.w {
+		full := rd.w == len(rd.buf)
+		rd.r, rd.w = 0, 0
+		if full && rd.big == nil {
+			c.growReadBuffer()
+		}
+		return
+	}
+	if rd.w < len(rd.buf) && rd.r+rd.need <= len(rd.buf) {
+		return
+	}
+	if rd.big == nil {
+		c.growReadBuffer()
+	}
+	rd.w = copy(rd.buf, rd.buf[rd.r:rd.w])
+	rd.r = 0
+}
+
+func (c *conn) growReadBuffer() {
+	rd := &c.reader
+	b := c.server.reads.TryGet(bigReadBytes)
+	if b == nil {
+		if rd.need <= len(rd.buf) {
+			return
+		}
+		// A request that does not fit must be received whatever the budget; there is one such buffer a connection.
+		heap := make([]byte, bigReadBytes)
+		rd.w = copy(heap, rd.buf[rd.r:rd.w])
+		rd.r, rd.buf = 0, heap
+		return
+	}
+	rd.w = copy(b.Bytes(), rd.buf[rd.r:rd.w])
+	rd.r, rd.big, rd.buf = 0, b, b.Bytes()
+}
+
+// dropReadBuffer goes back to the small buffer if what is undecoded fits.
+func (c *conn) dropReadBuffer() {
+	rd := &c.reader
+	if rd.w-rd.r > len(rd.small) {
+		return
+	}
+	if &rd.buf[0] != &rd.small[0] {
+		rd.w = copy(rd.small[:], rd.buf[rd.r:rd.w])
+		rd.r, rd.buf = 0, rd.small[:]
+	}
+	if rd.big != nil {
+		rd.big.Release()
+		rd.big = nil
+	}
+}
+
+// recv receives into the reader's vec. A busy connection first waits in the system call; after that it is idle and
+// gives back what it does not need. With partial the client owes the rest of something and has a deadline.
+func (c *conn) recv(wait waitFor, partial bool) error {
+	rd := &c.reader
+	if wait == waitNot {
+		if !c.io.canPoll() {
+			return errAgain
+		}
+		return c.recvError(c.io.recv(&rd.vec, waitNot))
+	}
+	if c.io.canPoll() {
+		short := waitNot
+		if c.heat() {
+			short = waitShort
+		}
+		if err := c.io.recv(&rd.vec, short); !errors.Is(err, errAgain) {
+			return c.recvError(err)
+		}
+	}
+	c.cool()
+	if !partial {
+		return c.recvError(c.recvIdle())
+	}
+	_ = c.netConn.SetReadDeadline(time.Now().Add(c.server.limits.Stall))
+	err := errDrained
+	if !c.draining.Load() {
+		err = c.io.recv(&rd.vec, waitLong)
+	}
+	_ = c.netConn.SetReadDeadline(time.Time{})
+	if c.draining.Load() && err != nil {
+		return errDrained
+	}
+	return c.recvError(err)
+}
+
+// recvIdle waits for ever, holding as little as possible.
+func (c *conn) recvIdle() error {
+	rd := &c.reader
+	if rd.r == rd.w && (c.io.canPoll() || rd.got < smallReadBytes) {
+		c.dropReadBuffer()
+		rd.room = len(rd.buf) - rd.w
+		rd.vec.Reset()
+		rd.vec.Append(rd.buf[rd.w:])
+	}
+	return c.io.recv(&rd.vec, waitLong)
+}
+
+func (c *conn) recvError(err error) error {
+	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if c.draining.Load() {
+		return errDrained
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil {
+		return c.failed
+	}
+	return fmt.Errorf("client stalled for %v in the middle of a request: %w", c.server.limits.Stall, err)
+}
+
+// heat takes one of the server's slots for connections that wait in a system call.
+func (c *conn) heat() bool {
+	if c.reader.hot {
+		return true
+	}
+	select {
+	case c.server.hot <- struct{}{}:
+		c.reader.hot = true
+	default:
+	}
+	return c.reader.hot
+}
+
+// cool gives back what only a busy connection needs.
+func (c *conn) cool() {
+	rd := &c.reader
+	if rd.hot {
+		<-c.server.hot
+		rd.hot = false
+	}
+	if rd.arena != nil && rd.used == 0 {
+		rd.arena.Release()
+		rd.arena = nil
+	}
+}
+
+// recvPayload fills dst from the read buffer and the socket, without a copy for what is still in the socket.
+func (c *conn) recvPayload(dst []byte) error {
+	rd := &c.reader
+	n := copy(dst, rd.buf[rd.r:rd.w])
+	rd.r += n
+	for n < len(dst) {
+		rd.r, rd.w = 0, 0
+		rd.vec.Reset()
+		rd.vec.Append(dst[n:])
+		ahead := min(len(rd.buf), smallReadBytes)
+		rd.vec.Append(rd.buf[:ahead])
+		total := len(dst) - n + ahead
+		if err := c.recv(waitShort, true); err != nil {
+			return err
+		}
+		got := total - rd.vec.Bytes()
+		rd.w = max(0, got-(len(dst)-n))
+		n = min(len(dst), n+got)
+	}
+	rd.limit = smallReadBytes
+	return nil
+}
+
+// getBuffer waits for a buffer of n bytes. Replies go out first, and what is not needed is given back, so that nobody
+// holds budget while waiting for more.
+func (c *conn) getBuffer(n int) (*buffer.Buffer, error) {
+	if b := c.server.pool.TryGet(n); b != nil {
+		return b, nil
+	}
+	if err := c.flush(); err != nil {
+		return nil, err
+	}
+	if c.reader.arena != nil {
+		c.reader.arena.Release()
+		c.reader.arena = nil
+	}
+	return c.server.pool.Get(c.ctx, n)
+}

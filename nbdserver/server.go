@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nbdserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/luksgate/luksgate/nbdserver/buffer"
+)
+
+// Server serves the exports of a catalog to NBD clients. Its methods may be called by many goroutines at once.
+type Server struct {
+	catalog Catalog
+	log     *slog.Logger
+	metrics Metrics
+	tls     *TLSOptions
+	limits  Limits
+
+	pool    *buffer.Pool  // payloads and replies
+	reads   *buffer.Pool  // read buffers of busy connections
+	hot     chan struct{} // slots of connections that wait in system calls
+	workers *workers
+	refused rate
+
+	mu        sync.Mutex
+	closing   bool
+	listeners map[net.Listener]struct{}
+	conns     map[net.Conn]*conn // nil while negotiating
+	perExport map[string]int
+	active    sync.WaitGroup
+}
+
+// ErrServerClosed is what Serve returns after Shutdown.
+var ErrServerClosed = errors.New("nbdserver: server closed")
+
+// New returns a server. It panics without a catalog.
+func New(o Options) *Server {
+	if o.Catalog == nil {
+		panic("nbdserver: BUG: no catalog")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = noMetrics{}
+	}
+	limits := o.Limits.withDefaults()
+	return &Server{
+		catalog: o.Catalog, log: o.Logger, metrics: o.Metrics, tls: o.TLS, limits: limits,
+		pool:      buffer.New(limits.BufferBytes),
+		reads:     buffer.New(max(limits.BufferBytes/8, bigReadBytes)),
+		hot:       make(chan struct{}, max(2*runtime.GOMAXPROCS(0), 4)),
+		workers:   newWorkers(),
+		listeners: map[net.Listener]struct{}{},
+		conns:     map[net.Conn]*conn{},
+		perExport: map[string]int{},
+	}
+}
+
+// Serve accepts clients until ctx ends, which cuts all of its connections, or until Shutdown, after which it returns
+// ErrServerClosed. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if !s.addListener(l) {
+		_ = l.Close()
+		return ErrServerClosed
+	}
+	defer s.removeListener(l)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	pause := time.Duration(0)
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	for {
+		c, err := l.Accept()
+		if err == nil {
+			pause = 0
+			conns.Go(func() { s.ServeConn(ctx, c) })
+			continue
+		}
+		switch {
+		case s.isClosing():
+			conns.Wait() // they drain; ctx must not end before
+			return ErrServerClosed
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("nbdserver: accept: %w", err)
+		}
+		// Out of descriptors or memory, or a client that was gone already: none of them is a reason to stop.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		s.log.Error("cannot accept a connection", "error", err, "retry_in", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// ServeConn serves one connection until the client or the server ends it, and closes it. When ctx ends the connection is
+// cut.
+func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
+	if err := s.addConn(c); err != nil {
+		_ = c.Close()
+		if ok, dropped := s.refused.allow(time.Now(), 1); ok {
+			s.log.Warn("connection refused", "reason", err, "lines_left_out", dropped)
+		}
+		s.metrics.HandshakeFailed(reasonLimit)
+		return
+	}
+	defer s.removeConn(c)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	defer func() { _ = c.Close() }()
+
+	h := &handshake{server: s, ctx: ctx, conn: c, plain: c, peer: peerOf(c)}
+	sess, stream, err := h.run()
+	if err != nil {
+		s.logHandshake(h.peer, err)
+		return
+	}
+	s.transmit(ctx, c, stream, h.peer, sess)
+}
+
+// transmit serves the transmission phase. raw is the key in the set of connections, stream what to talk over.
+func (s *Server) transmit(ctx context.Context, raw, stream net.Conn, peer *Peer, sess session) {
+	defer s.unclaim(sess.export.Name)
+	t := newConn(ctx, s, stream, peer, sess)
+	t.log.Info("client connected", "size", sess.device.SizeBytes(), "tls", peer.TLS != nil)
+	start := time.Now()
+	s.mu.Lock()
+	s.conns[raw] = t
+	closing := s.closing
+	s.mu.Unlock()
+	if closing {
+		t.drain()
+	}
+	err := t.serve()
+	if errors.Is(err, errDisconnected) || errors.Is(err, io.EOF) || errors.Is(err, errDrained) {
+		t.log.Info("connection closed", "reason", err, "after", time.Since(start))
+	} else {
+		t.log.Warn("connection lost", "reason", err, "after", time.Since(start))
+	}
+	if t.metrics != nil {
+		t.metrics.Closed()
+	}
+	_ = stream.Close()
+	if err := sess.device.Close(); err != nil {
+		t.log.Error("cannot close the device", "error", err)
+	}
+}
+
+func (s *Server) logHandshake(peer *Peer, err error) {
+	reason := reasonClosed
+	var h *handshakeError
+	if errors.As(err, &h) {
+		reason = h.reason
+	}
+	if errors.Is(err, errAborted) {
+		return // how clients end that only look
+	}
+	s.metrics.HandshakeFailed(reason)
+	if ok, dropped := s.refused.allow(time.Now(), 10); ok {
+		s.log.Warn("no session", "peer", peer, "reason", reason, "error", err, "lines_left_out", dropped)
+	}
+}
+
+// Shutdown ends the server without an error for clients that wait for an answer: it stops accepting, stops reading new
+// requests, finishes and answers those that were read, and closes. When ctx ends first, it cuts the rest and returns the
+// context's error.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.closing
+	s.closing = true
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	for raw, c := range s.conns {
+		if c == nil {
+			_ = raw.Close()
+		} else {
+			c.drain()
+		}
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.active.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+		s.mu.Lock()
+		for raw := range s.conns {
+			_ = raw.Close()
+		}
+		s.mu.Unlock()
+		<-done
+	}
+	if first {
+		s.workers.stop()
+		s.pool.Close()
+		s.reads.Close()
+	}
+	return err
+}
+
+// BufferStats says how the budget for payload buffers is used.
+func (s *Server) BufferStats() buffer.Stats { return s.pool.Stats() }
+
+// Connections is how many clients there are, those that still negotiate included.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+func (s *Server) addListener(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) removeListener(l net.Listener) {
+	_ = l.Close()
+	s.mu.Lock()
+	delete(s.listeners, l)
+	s.mu.Unlock()
+}
+
+func (s *Server) addConn(c net.Conn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return ErrServerClosed
+	}
+	if len(s.conns) >= s.limits.Connections {
+		return fmt.Errorf("all %d connections are taken", s.limits.Connections)
+	}
+	s.conns[c] = nil
+	s.active.Add(1)
+	return nil
+}
+
+func (s *Server) removeConn(c net.Conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.active.Done()
+}
+
+// claim takes one of an export's connections.
+func (s *Server) claim(export string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.perExport[export] >= s.limits.ConnectionsPerExport {
+		return false
+	}
+	s.perExport[export]++
+	return true
+}
+
+func (s *Server) unclaim(export string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.perExport[export]--; s.perExport[export] == 0 {
+		delete(s.perExport, export)
+	}
+}

@@ -19,7 +19,7 @@ GO      = $(or $(shell deploy/find-go),$(error no Go: see above))
 # The Go command with the build tags for the librbd that is installed.
 GO_CEPH = GOFLAGS="$$(deploy/ceph-tags)" $(GO)
 GO_PURE = CGO_ENABLED=0 $(GO)
-BUILD   = build -trimpath -ldflags '-X $(MODULE)/gateway/cli.version=$(VERSION)'
+BUILD   = build -trimpath -ldflags '-X $(MODULE)/gateway/cli.Version=$(VERSION)'
 
 # Other people's test vectors, which are not part of the repository, where they stand beside it.
 ifneq ($(wildcard ../shared/vectors),)
@@ -50,7 +50,11 @@ generate: ## make what is generated and committed once more (kernels, man pages)
 .PHONY: install
 install: build ## put the program, man pages and completions below $(DESTDIR)$(PREFIX)
 	install -D -m 755 bin/luksgate $(DESTDIR)$(PREFIX)/bin/luksgate
-	deploy/install-extras bin/luksgate $(DESTDIR)$(PREFIX)
+	for page in docs/*.[1-8]; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
+	mkdir -p $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	bin/luksgate completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/luksgate
+	bin/luksgate completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_luksgate
+	bin/luksgate completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/luksgate.fish
 
 .PHONY: clean
 clean: ## remove what was built

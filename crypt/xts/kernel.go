@@ -18,11 +18,16 @@ type kernel struct {
 	name   string
 	usable bool // this processor can run it
 
-	// crypt does sectors (at least one, together at most maxCallBytes) from src
-	// to dst. keys is a schedule as expandKeys makes it. nil stands for the
-	// portable kernel.
-	crypt func(dir direction, keys, dst, src *byte, sectors, sectorBytes, rounds int, iv uint64)
+	// Assembly kernels work in chunks of chunkBytes, a divisor of 512, and have a
+	// function for each direction and key size. The portable one has none.
+	chunkBytes                                     int
+	encrypt128, decrypt128, encrypt256, decrypt256 kernelFunc
 }
+
+// kernelFunc does one or more sectors of together at most maxCallBytes from src
+// to dst. keys is a schedule as expandKeys makes it; a sector has that many
+// chunks, and its IV is the one before plus ivStep. It trusts its arguments.
+type kernelFunc func(keys, dst, src *byte, sectors, chunks int, iv, ivStep uint64)
 
 // kernels lists those compiled in, fastest first, portable last.
 var kernels = append(archKernels(), &kernel{name: "portable", usable: true})

@@ -18,16 +18,14 @@ const (
 	scheduleBytes     = tweakKeysOffset + maxRoundKeys*roundKeyBytes
 )
 
-// expandKeys fills schedule from a key of 32 or 64 bytes and returns the number
-// of rounds, 10 or 14. It takes the same time for every key: the S-box is
+// expandKeys fills schedule from a key of 32 or 64 bytes. It takes the same time for every key: the S-box is
 // computed and not looked up.
-func expandKeys(schedule, key []byte) (rounds int) {
+func expandKeys(schedule, key []byte) {
 	half := len(key) / 2
-	rounds = half/4 + 6
+	rounds := half/4 + 6
 	expandKey(schedule[encryptKeysOffset:decryptKeysOffset], key[:half], rounds)
 	expandKey(schedule[tweakKeysOffset:scheduleBytes], key[half:], rounds)
 	invertKey(schedule[decryptKeysOffset:tweakKeysOffset], schedule[encryptKeysOffset:decryptKeysOffset], rounds)
-	return rounds
 }
 
 // wordAt returns where word i of a schedule is in its first copy.

@@ -46,15 +46,17 @@ var ErrReleased = errors.New("xts: cipher used after Release")
 // from several goroutines at once, except Release, which must be the last call.
 type Cipher struct {
 	sectorBytes int
-	kernel      *kernel
+	released    bool
 
 	// For assembly kernels. keys is the content of schedule (layout in
 	// schedule.go), kept apart because schedule guards it by a mutex.
-	schedule *secret.Bytes
-	keys     []byte
-	rounds   int
+	schedule         *secret.Bytes
+	keys             []byte
+	encrypt, decrypt kernelFunc
+	chunks           int    // of a sector
+	ivStep           uint64 // from sector to sector
 
-	// For the portable kernel.
+	// For the portable kernel, nil with others.
 	dataBlock, tweakBlock cipher.Block
 }
 
@@ -89,16 +91,20 @@ func newCipher(k *kernel, key []byte, sectorBytes int) (*Cipher, error) {
 	default:
 		return nil, fmt.Errorf("xts: sector size is %d bytes, want 512, 1024, 2048 or 4096", sectorBytes)
 	}
-	c := &Cipher{sectorBytes: sectorBytes, kernel: k}
-	if k.crypt == nil {
+	c := &Cipher{sectorBytes: sectorBytes, ivStep: uint64(sectorBytes / IVUnitBytes)}
+	if k.encrypt128 == nil {
 		return c, c.initPortable(key)
 	}
 	schedule, err := secret.New(scheduleBytes)
 	if err != nil {
 		return nil, fmt.Errorf("xts: expanded key: %w", err)
 	}
-	c.schedule, c.keys = schedule, schedule.Bytes()
-	c.rounds = expandKeys(c.keys, key)
+	c.schedule, c.keys, c.chunks = schedule, schedule.Bytes(), sectorBytes/k.chunkBytes
+	expandKeys(c.keys, key)
+	c.encrypt, c.decrypt = k.encrypt256, k.decrypt256
+	if len(key) == 32 {
+		c.encrypt, c.decrypt = k.encrypt128, k.decrypt128
+	}
 	return c, nil
 }
 
@@ -122,39 +128,37 @@ func (c *Cipher) SectorBytes() int { return c.sectorBytes }
 // at the same byte or do not overlap. It allocates nothing. A length that is no
 // multiple of the sector size, a dst shorter than src, an overlap and use after
 // Release are mistakes of the program: it panics.
-func (c *Cipher) Encrypt(dst, src []byte, iv uint64) { c.run(dst, src, iv, encrypt) }
+func (c *Cipher) Encrypt(dst, src []byte, iv uint64) {
+	c.check(dst, src)
+	if c.dataBlock != nil {
+		c.cryptPortable(dst, src, iv, c.dataBlock.Encrypt)
+		return
+	}
+	c.run(c.encrypt, dst, src, iv)
+}
 
 // Decrypt is the inverse of Encrypt, with the same contract.
-func (c *Cipher) Decrypt(dst, src []byte, iv uint64) { c.run(dst, src, iv, decrypt) }
+func (c *Cipher) Decrypt(dst, src []byte, iv uint64) {
+	c.check(dst, src)
+	if c.dataBlock != nil {
+		c.cryptPortable(dst, src, iv, c.dataBlock.Decrypt)
+		return
+	}
+	c.run(c.decrypt, dst, src, iv)
+}
 
 // Release wipes the expanded keys. The cipher must not be in use; afterwards
 // only Release and SectorBytes may be called.
 func (c *Cipher) Release() {
 	c.schedule.Release()
-	c.kernel, c.schedule, c.keys = nil, nil, nil
-	c.dataBlock, c.tweakBlock = nil, nil
+	*c = Cipher{sectorBytes: c.sectorBytes, released: true}
 }
 
-// direction tells encryption from decryption.
-type direction int
-
-const (
-	encrypt direction = iota
-	decrypt
-)
-
-func (c *Cipher) run(dst, src []byte, iv uint64, dir direction) {
-	c.check(dst, src)
-	if len(src) == 0 {
-		return
-	}
-	if c.kernel.crypt == nil {
-		c.cryptPortable(dst, src, iv, dir)
-		return
-	}
+// run calls f on pieces that are not too large.
+func (c *Cipher) run(f kernelFunc, dst, src []byte, iv uint64) {
 	for len(src) > 0 {
 		n := min(len(src), maxCallBytes)
-		c.kernel.crypt(dir, &c.keys[0], &dst[0], &src[0], n/c.sectorBytes, c.sectorBytes, c.rounds, iv)
+		f(&c.keys[0], &dst[0], &src[0], n/c.sectorBytes, c.chunks, iv, c.ivStep)
 		dst, src, iv = dst[n:], src[n:], iv+uint64(n/IVUnitBytes)
 	}
 }
@@ -163,7 +167,7 @@ func (c *Cipher) run(dst, src []byte, iv uint64, dir direction) {
 // it.
 func (c *Cipher) check(dst, src []byte) {
 	switch {
-	case c.kernel == nil:
+	case c.released:
 		panic(ErrReleased)
 	case len(src)%c.sectorBytes != 0:
 		panic(fmt.Sprintf("xts: length %d is no multiple of the sector size %d", len(src), c.sectorBytes))

@@ -4,19 +4,19 @@ package xts
 
 import "encoding/binary"
 
-// cryptPortable is the portable kernel: one block at a time by crypto/aes. It is
-// compiled everywhere and is what the assembly kernels are compared with.
-func (c *Cipher) cryptPortable(dst, src []byte, iv uint64, dir direction) {
-	ivStep := uint64(c.sectorBytes / IVUnitBytes)
+// cryptPortable is the portable kernel: one block at a time by cryptBlock, a
+// method of c.dataBlock. It is compiled everywhere and is what the assembly
+// kernels are compared with.
+func (c *Cipher) cryptPortable(dst, src []byte, iv uint64, cryptBlock func(dst, src []byte)) {
 	for len(src) > 0 {
-		c.sectorPortable(dst[:c.sectorBytes], src[:c.sectorBytes], iv, 0, dir)
-		dst, src, iv = dst[c.sectorBytes:], src[c.sectorBytes:], iv+ivStep
+		c.sectorPortable(dst[:c.sectorBytes], src[:c.sectorBytes], iv, 0, cryptBlock)
+		dst, src, iv = dst[c.sectorBytes:], src[c.sectorBytes:], iv+c.ivStep
 	}
 }
 
 // sectorPortable does one data unit of whole blocks whose 128-bit initial vector
 // is ivHigh<<64 | ivLow, stored little-endian (IEEE 1619-2018, 5.3 and 5.4).
-func (c *Cipher) sectorPortable(dst, src []byte, ivLow, ivHigh uint64, dir direction) {
+func (c *Cipher) sectorPortable(dst, src []byte, ivLow, ivHigh uint64, cryptBlock func(dst, src []byte)) {
 	// Block ciphers are called through an interface, so a local array as
 	// argument would be allocated on the heap. The first block of dst serves as
 	// scratch for the tweak; dst may be src, so what is there is put back.
@@ -25,10 +25,6 @@ func (c *Cipher) sectorPortable(dst, src []byte, ivLow, ivHigh uint64, dir direc
 	c.tweakBlock.Encrypt(dst[:blockBytes], dst[:blockBytes])
 	tweakLow, tweakHigh := load(dst)
 
-	cryptBlock := c.dataBlock.Encrypt
-	if dir == decrypt {
-		cryptBlock = c.dataBlock.Decrypt
-	}
 	low, high := savedLow, savedHigh
 	for at := 0; ; {
 		block := dst[at : at+blockBytes]

@@ -148,13 +148,12 @@ func (k *amd64Kernel) load(param string) reg.GPVirtual {
 }
 
 // Constants in memory, given lane by lane. The first three fill one vector; the
-// shift counts are for the vectors that hold the first 8 tweaks.
+// powers are for the vectors that hold the first 8 tweaks.
 const (
 	constLaneNumbers = "laneNumbers" // 0, 1, 2, 3 in the low halves of lanes
 	constLowHalf     = "lowHalf"     // ones in the low halves
 	constPolynomial  = "polynomial"  // x^7 + x^2 + x + 1 in the low halves
-	constShiftLeft   = "shiftLeft"   // 0 to 7, each in both halves
-	constShiftRight  = "shiftRight"  // 64 less those
+	constPowers      = "powers"      // x^0 to x^7 in the low halves
 )
 
 func (k *amd64Kernel) constants() {
@@ -166,11 +165,10 @@ func (k *amd64Kernel) constants() {
 		{constLaneNumbers, k.lanes(), func(lane uint64) (uint64, uint64) { return lane, 0 }},
 		{constLowHalf, k.lanes(), func(uint64) (uint64, uint64) { return ^uint64(0), 0 }},
 		{constPolynomial, k.lanes(), func(uint64) (uint64, uint64) { return 0x87, 0 }},
-		{constShiftLeft, 8, func(lane uint64) (uint64, uint64) { return lane, lane }},
-		{constShiftRight, 8, func(lane uint64) (uint64, uint64) { return 64 - lane, 64 - lane }},
+		{constPowers, 8, func(lane uint64) (uint64, uint64) { return 1 << lane, 0 }},
 	} {
-		if k.lanes() == 1 && c.name != constPolynomial {
-			continue // 16-byte vectors need no other
+		if k.lanes() == 1 && (c.name == constLaneNumbers || c.name == constLowHalf) {
+			continue
 		}
 		k.StaticGlobal(c.name + k.suffix)
 		k.DataAttributes(attr.RODATA | attr.NOPTR)

@@ -40,6 +40,9 @@ func main() {
 	}
 	write(dir, "cpuid_amd64.s", asm)
 	write(dir, "cpuid_amd64.go", stubs)
+	asm, stubs = arm64Kernel{}.generate()
+	write(dir, "armaes_arm64.s", asm)
+	write(dir, "armaes_arm64.go", stubs)
 }
 
 func write(dir, name string, content []byte) {

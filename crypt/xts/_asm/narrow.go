@@ -55,28 +55,18 @@ func (k *amd64Kernel) narrowSpread(at reg.Register) {
 	} else {
 		k.VBROADCASTI128(offset(at, 0), tweak)
 	}
-	first := inFlight / k.lanes() // vectors that take bit shifts
+	first := inFlight / k.lanes() // vectors with the first 8 tweaks
 	for j := range first {
 		set := j % 2 * 3
-		low, high, reduced := k.v(set), k.v(set+1), k.v(set+2)
-		switch {
-		case k.lanes() > 1:
-			k.VPSLLVQ(k.constant(constShiftLeft).Offset(j*k.vectorBytes), tweak, low)
-			k.VPSRLVQ(k.constant(constShiftRight).Offset(j*k.vectorBytes), tweak, high)
-		case j == 0:
+		to, high, reduced := k.v(set), k.v(set+1), k.v(set+2)
+		if k.lanes() == 1 && j == 0 {
 			continue
-		default:
-			k.VPSLLQ(operand.Imm(uint64(j)), tweak, low)
-			k.VPSRLQ(operand.Imm(uint64(64-j)), tweak, high)
 		}
-		k.VPCLMULQDQ(operand.Imm(0x01), k.v(narrowPolynomial), high, reduced)
-		k.VPSLLDQ(operand.Imm(8), high, high)
-		k.xor(reduced, low, low)
-		k.xor(high, low, low)
-		k.storeVector(low, k.spill(j))
+		k.multiplyPowers(j, k.v(narrowPolynomial), tweak, to, high, reduced)
+		k.storeVector(to, k.spill(j))
 		if k.lanes() > 1 { // the vector that is x^8 further
-			k.multiply(1, k.v(narrowPolynomial), low, low, high)
-			k.storeVector(low, k.spill(j+first))
+			k.multiply(1, k.v(narrowPolynomial), to, to, high)
+			k.storeVector(to, k.spill(j+first))
 		}
 	}
 }

@@ -80,6 +80,29 @@ func (k *amd64Kernel) tweakGroup(n, iv, stride int, at reg.Register) {
 	}
 }
 
+// multiplyPowers sets to = from * x^(j*lanes+i) in lane i, where the power is less
+// than 8. high and reduced are overwritten; none of the registers may be another.
+//
+// Multiplying both halves carry-less by the power, instead of shifting them by
+// bits, keeps this off the ports that AES instructions need: a shift would wait
+// there behind the chunk before.
+func (k *amd64Kernel) multiplyPowers(j int, polynomial, from, to, high, reduced reg.VecPhysical) {
+	powers := k.constant(constPowers).Offset(j * k.vectorBytes)
+	k.VPCLMULQDQ(operand.Imm(0x01), powers, from, high)
+	k.VPCLMULQDQ(operand.Imm(0x00), powers, from, to)
+	k.VPCLMULQDQ(operand.Imm(0x01), polynomial, high, reduced)
+	k.VPSLLDQ(operand.Imm(8), high, high)
+	if k.vectorBytes == 64 {
+		k.VPTERNLOGQ(operand.Imm(xor3), high, reduced, to)
+		return
+	}
+	k.VPXOR(reduced, to, to)
+	k.VPXOR(high, to, to)
+}
+
+// xor3 is the truth table of a^b^c for VPTERNLOG.
+const xor3 = 0x96
+
 // multiply sets to = from * x^(8*powerBytes) in each lane: a shift by bytes, and
 // what it carries out is reduced by a carry-less multiplication. temp is
 // overwritten; to may be from.

@@ -16,8 +16,7 @@ const (
 
 // wideSectors is steps 2 and 3 with 64-byte vectors. There the AES instructions
 // have one port for themselves and all else has to fit on the other: so three
-// XORs in one instruction, byte shifts, and no bit shifts once a sector's first
-// tweaks are there.
+// XORs in one instruction, and neither bit shifts nor other arithmetic.
 func (k *amd64Kernel) wideSectors() {
 	key := func(r int) reg.VecPhysical { return k.v(16 + r) }
 	for r := range k.rounds {
@@ -50,25 +49,12 @@ func (k *amd64Kernel) wideSpread(at reg.Register) {
 	tweak := k.v(0)
 	k.VBROADCASTI32X4(offset(at, 0), tweak)
 	for j := range 2 {
-		to, carry, reduced := k.v(8+j), k.v(1+2*j), k.v(2+2*j)
-		k.VPSLLVQ(k.shift(constShiftLeft, j), tweak, to)
-		k.VPSRLVQ(k.shift(constShiftRight, j), tweak, carry)
-		k.VPCLMULQDQ(operand.Imm(0x01), k.v(widePolynomial), carry, reduced)
-		k.VPSLLDQ(operand.Imm(8), carry, carry)
-		k.VPTERNLOGQ(operand.Imm(xor3), carry, reduced, to)
+		k.multiplyPowers(j, k.v(widePolynomial), tweak, k.v(8+j), k.v(1+2*j), k.v(2+2*j))
 	}
 	for j := 2; j < inFlight; j++ {
 		k.multiply(j/2, k.v(widePolynomial), k.v(8+j%2), k.v(8+j), k.v(5+j%3))
 	}
 }
-
-// shift returns a constant of shift counts for vector j.
-func (k *amd64Kernel) shift(name string, j int) operand.Mem {
-	return k.constant(name).Offset(j * k.vectorBytes)
-}
-
-// xor3 is the truth table of a^b^c for VPTERNLOG.
-const xor3 = 0x96
 
 // wideChunk crypts 512 bytes and, if more of the sector follows, multiplies the
 // tweaks by x^32.

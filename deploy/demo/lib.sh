@@ -19,8 +19,16 @@ note() { printf '   %s\n' "$*"; }
 good() { printf '   %s✓ %s%s\n' "$green" "$*" "$plain"; shown+=("$*"); }
 bad() { printf '   %s✗ %s%s\n' "$red" "$*" "$plain" >&2; exit 1; }
 
-# brief TEXT...   the text with the demo's folder written as $D
-brief() { local text=$*; printf '%s' "${text//"${dir:-//}"/\$D}"; }
+# brief WORD...   the words as one would type them, with the demo's folder written as $D
+brief() {
+  local word text=
+  for word in "$@"; do
+    case $word in *[[:space:]]*) [ $# = 1 ] || word="'$word'" ;; esac
+    text+="$word "
+  done
+  text=${text% }
+  printf '%s' "${text//"${dir:-//}"/\$D}"
+}
 
 # run COMMAND...   show a command, run it, indent what it says; its failure ends the demo
 run() {

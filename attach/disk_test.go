@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksgate/luksgate/attach/attachtest"
 	"libvirt.org/go/libvirtxml"
 )
 
@@ -101,7 +102,7 @@ func TestDiskFollowsSchema(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			return
 		}
-		if err := checkLibvirt60(text); err != nil && !opts.Libvirt.AtLeast(Version{8, 2, 0}) {
+		if err := attachtest.CheckLibvirt60(text); err != nil && !opts.Libvirt.AtLeast(Version{8, 2, 0}) {
 			t.Errorf("%s: %v\n%s", name, err, text)
 		}
 		// The installed schema may be older than <reconnect>; the rest of the element is validated.
@@ -262,7 +263,7 @@ func FuzzDisk(f *testing.F) {
 		if net.Name != export || net.Hosts[0].Socket != socket || disk.Target.Dev != target || disk.Serial != serial {
 			t.Fatalf("%q %q %q %q became\n%s", socket, export, target, serial, text)
 		}
-		if err := checkLibvirt60(text); err != nil {
+		if err := attachtest.CheckLibvirt60(text); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bridge
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Config is the part of the gateway's configuration that the bridge writes and reads.
+type Config struct {
+	Exports []Export `yaml:"exports"`
+}
+
+// An Export is one image that the gateway serves.
+type Export struct {
+	// Name is the name of the NBD export.
+	Name string `yaml:"name"`
+	// Image is rbd:POOL/[NAMESPACE/]IMAGE[@SNAPSHOT].
+	Image string `yaml:"image"`
+	// Socket is the absolute path of the unix socket that the export is on.
+	Socket   string `yaml:"socket"`
+	ReadOnly bool   `yaml:"read_only,omitempty"`
+	Ceph     Ceph   `yaml:"ceph,omitempty"`
+	// Keys open the image and its encrypted ancestors, child first, as `rbd --encryption-passphrase-file` wants them.
+	Keys []Key `yaml:"keys"`
+	// Libvirt is for the way back only; the gateway does not read it.
+	Libvirt *Origin `yaml:"libvirt,omitempty"`
+}
+
+// Ceph says how to reach the cluster. What is not given comes from the gateway's own ceph.conf.
+type Ceph struct {
+	// User is the ceph user without "client.".
+	User string `yaml:"user,omitempty"`
+	// Key is where the user's key is.
+	Key *Key `yaml:"key,omitempty"`
+	// Conf is the cluster's configuration file.
+	Conf string `yaml:"conf,omitempty"`
+	// MonHosts are monitors, HOST or HOST:PORT, IPv6 addresses in brackets.
+	MonHosts []string `yaml:"mon_hosts,omitempty"`
+}
+
+// A Key says where a secret is. It never holds one.
+type Key struct {
+	// LibvirtSecret is a secret of libvirt.
+	LibvirtSecret *SecretRef `yaml:"libvirt_secret,omitempty"`
+	// File is a file with the passphrase. ToLibrbd cannot use it.
+	File string `yaml:"file,omitempty"`
+}
+
+// A SecretRef names a secret of libvirt: exactly one field is set.
+type SecretRef struct {
+	UUID  string `yaml:"uuid,omitempty"`
+	Usage string `yaml:"usage,omitempty"`
+}
+
+// An Origin is what the way back needs to know about an export.
+type Origin struct {
+	// Domain is the name of the domain and Target the disk in it.
+	Domain string `yaml:"domain"`
+	Target string `yaml:"target"`
+	// Format is luks, luks2 or luks-any; Engine is librbd or qemu.
+	Format string `yaml:"format"`
+	Engine string `yaml:"engine"`
+	// LibrbdDisk and GatewayDisk are the <disk> element on either side, as it was when the disk was moved last.
+	LibrbdDisk  string `yaml:"librbd_disk,omitempty"`
+	GatewayDisk string `yaml:"gateway_disk,omitempty"`
+}
+
+// MaxConfigBytes bounds what ParseConfig reads.
+const MaxConfigBytes = 16 << 20
+
+// YAML returns c as a document that ParseConfig reads.
+func (c Config) YAML() ([]byte, error) {
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := enc.Encode(c); err != nil {
+		return nil, fmt.Errorf("bridge: configuration: %w", err)
+	}
+	if err := enc.Close(); err != nil {
+		return nil, fmt.Errorf("bridge: configuration: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// ParseConfig reads what YAML wrote. Keys that it does not know are refused, with their line.
+func ParseConfig(text []byte) (Config, error) {
+	if len(text) > MaxConfigBytes {
+		return Config{}, fmt.Errorf("bridge: configuration of %d bytes, at most %d are read", len(text), MaxConfigBytes)
+	}
+	var c Config
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("bridge: configuration: %w", err)
+	}
+	return c, nil
+}

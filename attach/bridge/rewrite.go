@@ -149,7 +149,7 @@ func fitDriver(entry *disk, text string, root *xmlspan.Element, opts GatewayOpti
 	spans := xmlspan.AttrSpans([]byte(text), driver)
 	for _, a := range driverAttributes {
 		i := slices.IndexFunc(spans, func(s xmlspan.AttrSpan) bool { return s.Name == a.name })
-		if i >= 0 && !(libvirt.AtLeast(a.libvirt) && qemu.AtLeast(a.qemu)) {
+		if i >= 0 && (!libvirt.AtLeast(a.libvirt) || !qemu.AtLeast(a.qemu)) {
 			edits = append(edits, xmlspan.Edit{Start: spans[i].Start, End: spans[i].End})
 			notes = append(notes, Note{original.Line, entry.target, a.name + " removed: " + a.why})
 		}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/luksgate/luksgate/crypt/volume"
+	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
+	"github.com/luksgate/luksgate/gateway/key"
+)
+
+// Engine is who decrypts.
+type Engine string
+
+// The engines. Auto is native wherever native can.
+const (
+	EngineAuto   Engine = "auto"
+	EngineNative Engine = "native"
+	EngineLibrbd Engine = "librbd"
+)
+
+// Config says what to export and how.
+type Config struct {
+	Image    image.Ref
+	Key      key.Source // nil: there is none
+	ReadOnly bool
+	// Plain serves the image's bytes as they are.
+	Plain  bool
+	Engine Engine
+	Lock   rbd.LockMode
+	Holes  volume.Holes
+	Ceph   rbd.Config
+	// Logger gets warnings; nil discards them.
+	Logger *slog.Logger
+}
+
+// check refuses what cannot go together, before anything is opened.
+func (c *Config) check() error {
+	switch c.Engine {
+	case EngineAuto, EngineNative:
+	case EngineLibrbd:
+		if c.Image.Scheme != image.RBD {
+			return NewUsageError("%s: --engine librbd is for rbd: images only", c.Image)
+		}
+		if c.Plain {
+			return NewUsageError("%s: --plain and --engine librbd exclude each other", c.Image)
+		}
+		if c.Holes != volume.HolesZero {
+			return NewUsageError("%s: --holes decrypt is for the native engine only", c.Image)
+		}
+	default:
+		return NewUsageError("engine %q: expected auto, native or librbd", c.Engine)
+	}
+	switch c.Lock {
+	case rbd.LockCooperative, rbd.LockExclusive:
+	default:
+		return NewUsageError("lock mode %q: expected cooperative or exclusive", c.Lock)
+	}
+	return nil
+}
+
+// A UsageError is a mistake in what was asked for, not in what was found.
+type UsageError struct{ text string }
+
+func (e *UsageError) Error() string { return e.text }
+
+// NewUsageError makes one.
+func NewUsageError(format string, args ...any) error {
+	return &UsageError{fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"github.com/luksgate/luksgate/crypt/volume"
+	"github.com/luksgate/luksgate/crypt/workers"
+	"github.com/luksgate/luksgate/nbdserver"
+)
+
+// pool is the process's crypto workers, shared by all volumes.
+var pool = sync.OnceValue(func() *workers.Pool { return workers.New(runtime.GOMAXPROCS(0)) })
+
+// Sizes that every export advertises. A minimum above 1 would make qemu 4.2 read, modify and write on its own, one
+// request at a time; 4096 is the largest sector of a LUKS volume and a good unit for any image.
+const (
+	minBlockBytes       = 1
+	preferredBlockBytes = 4096
+	maxBlockBytes       = 32 << 20
+)
+
+func properties(readOnly, immediate bool) nbdserver.Properties {
+	return nbdserver.Properties{
+		ReadOnly: readOnly,
+		Flush:    true, FUA: true, Trim: !readOnly, WriteZeroes: !readOnly, FastZero: !readOnly,
+		// All connections share one image handle without a cache, and a flush is the image's.
+		MultiConn: true,
+		Immediate: immediate,
+		Contexts:  []string{nbdserver.ContextAllocation},
+
+		MinBlockBytes: minBlockBytes, PreferredBlockBytes: preferredBlockBytes, MaxBlockBytes: maxBlockBytes,
+	}
+}
+
+// volumeDevice serves a volume's plaintext.
+type volumeDevice struct {
+	*volume.Volume
+	props nbdserver.Properties
+}
+
+func newVolumeDevice(v *volume.Volume, readOnly bool) *volumeDevice {
+	return &volumeDevice{v, properties(readOnly, false)}
+}
+
+func (d *volumeDevice) Properties() nbdserver.Properties { return d.props }
+func (d *volumeDevice) Cache(int64, int64) error         { return nil }
+func (d *volumeDevice) Close() error                     { return nil }
+
+func (d *volumeDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
+	if err := d.Volume.Trim(offsetBytes, lengthBytes); err != nil || !fua {
+		return err
+	}
+	return d.Flush()
+}
+
+func (d *volumeDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserver.ZeroFlags) error {
+	if flags&nbdserver.ZeroFast != 0 {
+		return fmt.Errorf("encrypted zeros are written no faster than data: %w", syscall.ENOTSUP)
+	}
+	return d.Volume.WriteZeroes(offsetBytes, lengthBytes, flags&nbdserver.ZeroFUA != 0)
+}
+
+func (d *volumeDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+	return extents(d.Volume, offsetBytes, lengthBytes, dst)
+}
+
+// plainDevice serves a store's bytes as they are: plaintext, or what another engine decrypted.
+type plainDevice struct {
+	volume.Store
+	props nbdserver.Properties
+	iovs  sync.Pool // of *[1][]byte
+}
+
+func newPlainDevice(s volume.Store, readOnly, immediate bool) *plainDevice {
+	return &plainDevice{Store: s, props: properties(readOnly, immediate), iovs: sync.Pool{New: func() any { return new([1][]byte) }}}
+}
+
+func (d *plainDevice) Properties() nbdserver.Properties { return d.props }
+func (d *plainDevice) Cache(int64, int64) error         { return nil }
+func (d *plainDevice) Close() error                     { return nil }
+
+func (d *plainDevice) ReadAt(p []byte, offsetBytes int64) error {
+	iov := d.iovs.Get().(*[1][]byte)
+	iov[0] = p
+	err := d.Store.ReadAt(iov[:], offsetBytes)
+	iov[0] = nil
+	d.iovs.Put(iov)
+	return err
+}
+
+func (d *plainDevice) WriteAt(p []byte, offsetBytes int64, fua bool) error {
+	iov := d.iovs.Get().(*[1][]byte)
+	iov[0] = p
+	err := d.Store.WriteAt(iov[:], offsetBytes, fua)
+	iov[0] = nil
+	d.iovs.Put(iov)
+	return err
+}
+
+func (d *plainDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
+	if err := d.Discard(offsetBytes, lengthBytes); err != nil || !fua {
+		return err
+	}
+	return d.Flush()
+}
+
+// plainZeroes is written in pieces where a range is to be zeroed: it never changes.
+var plainZeroes = make([]byte, 1<<20)
+
+func (d *plainDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserver.ZeroFlags) error {
+	if flags&nbdserver.ZeroFast != 0 {
+		return fmt.Errorf("zeros are written no faster than data: %w", syscall.ENOTSUP)
+	}
+	for lengthBytes > 0 {
+		n := min(lengthBytes, int64(len(plainZeroes)))
+		if err := d.WriteAt(plainZeroes[:n], offsetBytes, false); err != nil {
+			return err
+		}
+		offsetBytes, lengthBytes = offsetBytes+n, lengthBytes-n
+	}
+	if flags&nbdserver.ZeroFUA != 0 {
+		return d.Flush()
+	}
+	return nil
+}
+
+func (d *plainDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+	return extents(d.Store, offsetBytes, lengthBytes, dst)
+}
+
+// mapper is what volumes and stores have in common here.
+type mapper interface {
+	Extents(offsetBytes, lengthBytes int64, dst []volume.Extent) ([]volume.Extent, error)
+}
+
+func extents(m mapper, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+	found, err := m.Extents(offsetBytes, lengthBytes, make([]volume.Extent, 0, cap(dst)-len(dst)))
+	if err != nil {
+		return dst, err
+	}
+	for _, e := range found {
+		flags := uint64(0)
+		if e.Hole {
+			flags = nbdserver.StateHole | nbdserver.StateZero
+		}
+		dst = append(dst, nbdserver.Extent{LengthBytes: e.LengthBytes, Flags: flags})
+	}
+	return dst, nil
+}

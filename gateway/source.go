@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/luksgate/luksgate/crypt/luks"
+	"github.com/luksgate/luksgate/crypt/volume"
+	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/gateway/image/file"
+	"github.com/luksgate/luksgate/gateway/image/mem"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
+)
+
+// A source is an open image and what it needs to stay open.
+type source struct {
+	store   volume.Store
+	closers []func() error // called last to first
+
+	// Of an RBD image.
+	cluster *rbd.Cluster
+	rbd     *rbd.Image
+	info    *rbd.Info
+}
+
+func (s *source) close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func openSource(cfg Config) (*source, error) {
+	switch cfg.Image.Scheme {
+	case image.File:
+		f, err := file.Open(cfg.Image.Path, cfg.ReadOnly)
+		if err != nil {
+			return nil, err
+		}
+		return &source{store: f, closers: []func() error{f.Close}}, nil
+	case image.Mem:
+		m, err := mem.New(cfg.Image.SizeBytes)
+		if err != nil {
+			return nil, err
+		}
+		return &source{store: m, closers: []func() error{m.Close}}, nil
+	default:
+		return openRBD(cfg)
+	}
+}
+
+func openRBD(cfg Config) (*source, error) {
+	ceph := cfg.Ceph
+	if cfg.Engine == EngineLibrbd {
+		// Below this size librbd decrypts holes to noise instead of reading them as zeros.
+		ceph.Options = withOption(ceph.Options, "rbd_sparse_read_threshold_bytes", "1")
+	}
+	cluster, err := rbd.Connect(ceph)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Image, err)
+	}
+	s := &source{cluster: cluster, closers: []func() error{func() error { cluster.Close(); return nil }}}
+	if s.info, err = cluster.Describe(cfg.Image); err == nil {
+		s.rbd, err = cluster.Open(cfg.Image, rbd.OpenOptions{ReadOnly: cfg.ReadOnly, Lock: cfg.Lock})
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.store = s.rbd
+	s.closers = append(s.closers, s.rbd.Close)
+	return s, nil
+}
+
+func withOption(options map[string]string, name, value string) map[string]string {
+	out := map[string]string{name: value}
+	for k, v := range options {
+		out[k] = v
+	}
+	return out
+}
+
+// headerOf reads the header of another image of the same cluster.
+func (s *source) headerOf(ref image.Ref) (*luks.Header, error) {
+	m, err := s.cluster.Open(ref, rbd.OpenOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	header, err := luks.Read(readerAt{m}, m.SizeBytes(), luks.ReadOptions{})
+	return header, errors.Join(err, m.Close())
+}
+
+// readerAt reads a store as package io wants it.
+type readerAt struct{ store volume.Store }
+
+func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
+	size := r.store.SizeBytes()
+	if off < 0 || off >= size {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), size-off))
+	if n > 0 {
+		if err := r.store.ReadAt([][]byte{p[:n]}, off); err != nil {
+			return 0, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}

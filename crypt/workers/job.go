@@ -10,7 +10,7 @@ import "sync/atomic"
 type job struct {
 	task       Task
 	units      int64
-	grainUnits int64
+	sliceUnits int64
 
 	next     atomic.Int64 // first unit nobody has claimed; may exceed units
 	finished atomic.Int64 // units computed
@@ -26,8 +26,8 @@ type job struct {
 }
 
 // begin prepares j for a task, with one reference: the caller's.
-func (j *job) begin(task Task, units, grainUnits int) {
-	j.task, j.units, j.grainUnits = task, int64(units), int64(grainUnits)
+func (j *job) begin(task Task, units, sliceUnits int) {
+	j.task, j.units, j.sliceUnits = task, int64(units), int64(sliceUnits)
 	j.next.Store(0)
 	j.finished.Store(0)
 	j.callerClaimed, j.complete = 0, false
@@ -36,13 +36,13 @@ func (j *job) begin(task Task, units, grainUnits int) {
 
 // claim takes the next slice; n is 0 when none is left.
 func (j *job) claim() (lo, n int64) {
-	lo = j.next.Add(j.grainUnits) - j.grainUnits
-	return lo, max(min(j.grainUnits, j.units-lo), 0)
+	lo = j.next.Add(j.sliceUnits) - j.sliceUnits
+	return lo, max(min(j.sliceUnits, j.units-lo), 0)
 }
 
 // slicesLeft counts the slices that nobody has claimed.
 func (j *job) slicesLeft() int64 {
-	return max(j.units-j.next.Load()+j.grainUnits-1, 0) / j.grainUnits
+	return max(j.units-j.next.Load()+j.sliceUnits-1, 0) / j.sliceUnits
 }
 
 // step computes one slice as the caller and reports whether there was one.

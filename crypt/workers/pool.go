@@ -11,17 +11,14 @@
 //
 //  1. the caller takes a job from a fixed set (none free: it computes alone)
 //  2. it offers the job to helpers; only one that is parked right now accepts
-//  3. caller and helpers claim slices of grainUnits from a shared counter
-//  4. after each slice they yield to other goroutines, and the caller offers
-//     the job again to helpers that have become idle
+//  3. caller and helpers claim slices from a shared counter
+//  4. between slices they yield to other goroutines from time to time, and the
+//     caller offers the job again to helpers that have become idle
 //  5. whoever finishes the last slice completes the job; the caller waits for
 //     that, not for helpers which woke up too late to get a slice
 package workers
 
-import (
-	"runtime"
-	"sync"
-)
+import "sync"
 
 // Task is a computation over independent units, for example sectors.
 type Task interface {
@@ -30,6 +27,9 @@ type Task interface {
 	// block, and a panic in it outside the calling goroutine ends the process.
 	Do(loUnit, hiUnit int)
 }
+
+// slicesPerGrain trades even shares for the cost of claiming a slice.
+const slicesPerGrain = 4
 
 // Pool lends helper goroutines to large tasks. All methods are safe for
 // concurrent use.
@@ -64,12 +64,14 @@ func New(n int) *Pool {
 	return p
 }
 
-// Run computes all units of task and returns when each is done. A task of fewer
-// than 2*grainUnits units runs entirely on the calling goroutine in a single
-// call of Do, as it does when no helper is idle; a larger one is cut into slices of
-// grainUnits (the last may be shorter). A grainUnits below 1 counts as 1. Run
-// allocates nothing; to keep it so, task should be a pointer to memory that the
-// caller uses again.
+// Run computes all units of task and returns when each is done. grainUnits is
+// the least that is worth waking another processor for. A task of fewer than
+// 2*grainUnits units runs on the calling goroutine in a single call of Do. A
+// larger one is cut into slices, a quarter of grainUnits each, at least one unit
+// (the last may be shorter); every yieldAfter, other goroutines get their turn
+// between two slices, also when no helper is idle. A grainUnits below 1 counts as 1. Run allocates
+// nothing; to keep it so, task should be a pointer to memory that the caller
+// uses again.
 //
 // If Do panics on the calling goroutine, Run waits until no helper works on the
 // task any more before the panic goes on.
@@ -82,12 +84,13 @@ func (p *Pool) Run(task Task, units, grainUnits int) {
 		task.Do(0, units)
 		return
 	}
+	sliceUnits := max(grainUnits/slicesPerGrain, 1)
 	j := p.take()
 	if j == nil {
-		runAlone(task, units, grainUnits)
+		runAlone(task, units, sliceUnits)
 		return
 	}
-	j.begin(task, units, grainUnits)
+	j.begin(task, units, sliceUnits)
 	p.lead(j)
 }
 
@@ -124,27 +127,36 @@ func (p *Pool) lead(j *job) {
 		j.settle()
 		p.put(j)
 	}()
+	turn := newTurn()
 	for {
-		p.offer(j)
+		if p.offer(j) {
+			// The scheduler keeps the goroutine made ready last for this
+			// processor, and another one that looks for work steals it only
+			// after some 50 µs. So let it run here now; it is this goroutine
+			// that moves, which costs no more than waking the other processor.
+			turn.yield()
+		}
 		if !j.step() {
 			return
 		}
-		runtime.Gosched()
+		turn.yieldIfOver()
 	}
 }
 
 // offer hands j to every helper that is parked, as long as there is a slice for
-// each beside the caller's own.
-func (p *Pool) offer(j *job) {
+// each beside the caller's own. It tells whether one accepted.
+func (p *Pool) offer(j *job) (accepted bool) {
 	for slices := j.slicesLeft() - 1; slices > 0; slices-- {
 		j.refs.Add(1)
 		select {
 		case p.offers <- j:
+			accepted = true
 		default:
 			j.refs.Add(-1) // not the last: the caller holds one
-			return
+			return accepted
 		}
 	}
+	return accepted
 }
 
 // help is the life of one helper.
@@ -155,8 +167,8 @@ func (p *Pool) help() {
 		case <-p.quit:
 			return
 		case j := <-p.offers:
-			for j.assist() {
-				runtime.Gosched()
+			for turn := newTurn(); j.assist(); {
+				turn.yieldIfOver()
 			}
 			p.put(j)
 		}
@@ -165,11 +177,11 @@ func (p *Pool) help() {
 
 // runAlone computes a large task without helpers, yielding between slices as
 // the others do.
-func runAlone(task Task, units, grainUnits int) {
+func runAlone(task Task, units, sliceUnits int) {
 	lo := 0
-	for ; units-lo > grainUnits; lo += grainUnits {
-		task.Do(lo, lo+grainUnits)
-		runtime.Gosched()
+	for turn := newTurn(); units-lo > sliceUnits; lo += sliceUnits {
+		task.Do(lo, lo+sliceUnits)
+		turn.yieldIfOver()
 	}
 	task.Do(lo, units)
 }

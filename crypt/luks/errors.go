@@ -39,3 +39,8 @@ func wrap(err error) error {
 	}
 	return fmt.Errorf("luks: %w", err)
 }
+
+// unsupportedf returns an error that matches ErrUnsupported.
+func unsupportedf(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
+}

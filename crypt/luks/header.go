@@ -17,6 +17,8 @@ type Header struct {
 	refused error
 	// digest verifies the volume key of a LUKS2 header.
 	digest *luks2.Digest
+	// sizeBytes is the length of the image that the header was read from.
+	sizeBytes int64
 }
 
 // Info is what a header says about itself, fit for JSON. It holds no secrets, salts or digests.

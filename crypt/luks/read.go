@@ -29,20 +29,30 @@ func Read(r io.ReaderAt, sizeBytes int64, opts ReadOptions) (*Header, error) {
 	if err != nil {
 		return nil, wrap(err)
 	}
+	return h, wrap(h.refused)
+}
+
+// read reads a header that may be one that we refuse.
+func read(r io.ReaderAt, sizeBytes int64, opts ReadOptions) (*Header, error) {
+	h, err := readVersion(r, sizeBytes, opts)
+	if err != nil {
+		return nil, err
+	}
+	h.sizeBytes = sizeBytes
+	h.checkCipher()
 	if h.refused == nil && !opts.Detached {
 		if err := h.checkData(sizeBytes); err != nil {
-			return nil, wrap(err)
+			return nil, err
 		}
 	}
 	if h.refused != nil {
 		h.Unsupported = h.refused.Error()
-		return h, wrap(h.refused)
 	}
 	return h, nil
 }
 
-// read chooses the version.
-func read(r io.ReaderAt, sizeBytes int64, opts ReadOptions) (*Header, error) {
+// readVersion chooses the version.
+func readVersion(r io.ReaderAt, sizeBytes int64, opts ReadOptions) (*Header, error) {
 	head := make([]byte, luks1.HeaderBytes)
 	n, err := r.ReadAt(head, 0)
 	if n < len(head) {
@@ -98,7 +108,6 @@ func readLUKS1(head []byte, sizeBytes int64, opts ReadOptions) (*Header, error) 
 	if _, err := kdf.Hash(v1.HashSpec); err != nil {
 		h.refused = err
 	}
-	h.checkCipher()
 	return h, nil
 }
 
@@ -129,7 +138,6 @@ func readLUKS2(r io.ReaderAt, sizeBytes int64, opts ReadOptions) (*Header, error
 	if _, err := m.DataSegment(); err != nil {
 		h.refused = err
 	}
-	h.checkCipher()
 	return h, nil
 }
 

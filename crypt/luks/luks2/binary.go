@@ -21,6 +21,8 @@ const (
 	MaxHeaderBytes = 4 << 20
 	// SaltBytes is the length of the salt of a copy, which makes the copies differ.
 	SaltBytes = 64
+	// MaxKeyslots is how many keyslots there may be.
+	MaxKeyslots = 32
 	// LabelBytes is the space for a label, its NUL included.
 	LabelBytes = 48
 

@@ -18,7 +18,7 @@ const (
 	maxDepth  = 32
 	maxValues = 1 << 16
 	// maxObjects is how many keyslots, tokens, segments and digests there may be of each.
-	maxObjects = 32
+	maxObjects = MaxKeyslots
 )
 
 // object is a JSON object. Numbers in it are json.Number, so that they survive rewriting unchanged.

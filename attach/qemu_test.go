@@ -4,6 +4,7 @@ package attach
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -59,35 +60,48 @@ func TestQemuRefuses(t *testing.T) {
 	}
 }
 
-// serveMemory starts nbdkit with a disk of 1 MiB that begins with "luksgate" and returns its socket.
-func serveMemory(t *testing.T, export string) string {
+// serveMemory starts nbdkit on a unix socket and returns the socket.
+func serveMemory(t *testing.T, args ...string) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s, a'b.sock") // every quoting rule at once
+	startNbdkit(t, func() bool {
+		info, err := os.Stat(socket)
+		return err == nil && info.Mode()&os.ModeSocket != 0
+	}, append(args, "--unix", socket)...)
+	return socket
+}
+
+// startNbdkit serves a disk of 1 MiB that begins with "luksgate", and waits until it is ready.
+func startNbdkit(t *testing.T, ready func() bool, args ...string) {
 	t.Helper()
 	nbdkit := testenv.Tool(t, "nbdkit")
-	socket := filepath.Join(t.TempDir(), "s, a'b.sock") // every quoting rule at once
-	cmd := exec.Command(nbdkit, "--foreground", "--exit-with-parent", "--unix", socket, "--exportname", export,
-		"data", `data=( "luksgate" @1048568 0 )`)
+	cmd := exec.Command(nbdkit, append(args, "--foreground", "--exit-with-parent", "data", `data=( "luksgate" @1048568 0 )`)...)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
+		if t.Failed() {
+			t.Logf("nbdkit said:\n%s", out.String())
+		}
 	})
 	for range 500 {
-		if exec.Command("test", "-S", socket).Run() == nil {
-			return socket
+		if ready() {
+			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatal("nbdkit did not open its socket")
-	return ""
+	t.Fatal("nbdkit did not get ready")
 }
 
 // The real qemu opens what the lines say, reads, writes, trims and flushes through it.
 func TestQemuOpensLines(t *testing.T) {
 	qemuIO := testenv.Tool(t, "qemu-io")
 	export := `a,b"c'd` // no server of nbdkit's plugin cares for the name, but qemu must send it in one piece
-	socket := serveMemory(t, export)
+	socket := serveMemory(t, "--exportname", export)
 	opts := DiskOptions{URI: URI{Socket: socket, Export: export}, Target: "vda", ReconnectDelaySeconds: 3,
 		DetectZeroes: "unmap"}
 	blockdev, err := QemuBlockdev(opts)
@@ -140,7 +154,7 @@ func TestStorageDaemonTakesBlockdev(t *testing.T) {
 	if err != nil {
 		t.Skip("qemu-storage-daemon is not installed; it comes with qemu-system")
 	}
-	opts := DiskOptions{URI: URI{Socket: serveMemory(t, "x"), Export: "x"}, Target: "vda"}
+	opts := DiskOptions{URI: URI{Socket: serveMemory(t, "--exportname", "x"), Export: "x"}, Target: "vda"}
 	args, err := QemuBlockdev(opts)
 	if err != nil {
 		t.Fatal(err)

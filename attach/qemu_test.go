@@ -150,10 +150,7 @@ func nodeOptions(drive string) string {
 
 // qemu-storage-daemon takes the very -blockdev argument, node names and all.
 func TestStorageDaemonTakesBlockdev(t *testing.T) {
-	daemon, err := exec.LookPath("qemu-storage-daemon")
-	if err != nil {
-		t.Skip("qemu-storage-daemon is not installed; it comes with qemu-system")
-	}
+	daemon := testenv.Tool(t, "qemu-storage-daemon")
 	opts := DiskOptions{URI: URI{Socket: serveMemory(t, "--exportname", "x"), Export: "x"}, Target: "vda"}
 	args, err := QemuBlockdev(opts)
 	if err != nil {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/luksgate/luksgate/crypt/luks"
+	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
+)
+
+// A Report is what Inspect finds, fit for JSON.
+type Report struct {
+	Image string `json:"image"`
+	// Format is "luks1", "luks2" or "plain".
+	Format string `json:"format"`
+	// ImageBytes is the size of the image, DataBytes that of the plaintext that an export of it has.
+	ImageBytes int64      `json:"image_bytes"`
+	DataBytes  int64      `json:"data_bytes"`
+	Header     *luks.Info `json:"header,omitempty"`
+	RBD        *rbd.Info  `json:"rbd,omitempty"`
+	// Parents are the headers along the chain of an RBD clone, nearest first.
+	Parents []Report `json:"parents,omitempty"`
+}
+
+// Inspect describes an image without its passphrase. A header that cannot be opened is described too as far as it can
+// be read.
+func Inspect(cfg Config) (*Report, error) {
+	cfg.Engine, cfg.Lock, cfg.ReadOnly = EngineAuto, rbd.LockCooperative, true
+	if cfg.Image.Scheme == image.Mem {
+		return nil, NewUsageError("%s is empty memory: there is nothing to inspect", cfg.Image)
+	}
+	src, err := openSource(cfg)
+	if err != nil {
+		return nil, err
+	}
+	report, err := src.report(cfg.Image)
+	return report, errors.Join(err, src.close())
+}
+
+func (s *source) report(ref image.Ref) (*Report, error) {
+	r, err := reportOf(ref, readerAt{s.store})
+	if err != nil || s.info == nil {
+		return r, err
+	}
+	r.RBD = s.info
+	for parent := s.info.Parent; parent != nil; parent = parent.Parent {
+		p, err := s.reportParent(parent.Name)
+		if err != nil {
+			return nil, fmt.Errorf("%s: its parent: %w", ref, err)
+		}
+		r.Parents = append(r.Parents, *p)
+	}
+	return r, nil
+}
+
+func (s *source) reportParent(name string) (*Report, error) {
+	ref, err := image.ParseRef(name)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.cluster.Open(ref, rbd.OpenOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	r, err := reportOf(ref, readerAt{m})
+	return r, errors.Join(err, m.Close())
+}
+
+func reportOf(ref image.Ref, at readerAt) (*Report, error) {
+	size := at.store.SizeBytes()
+	r := &Report{Image: ref.String(), Format: "plain", ImageBytes: size, DataBytes: size}
+	header, err := luks.Read(at, size, luks.ReadOptions{})
+	switch {
+	case header != nil:
+		r.Header = &header.Info
+		r.Format = fmt.Sprintf("luks%d", header.Version)
+		r.DataBytes = header.DataLengthBytes
+		if r.DataBytes == 0 {
+			r.DataBytes = max(size-header.DataOffsetBytes, 0)
+		}
+		if s := int64(header.SectorBytes); s > 0 {
+			r.DataBytes -= r.DataBytes % s
+		}
+	case !errors.Is(err, luks.ErrNotLUKS):
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	return r, nil
+}

@@ -148,7 +148,7 @@ type cryptJob struct {
 	holes       Holes
 }
 
-// Do implements Task.
+// Do implements workers.Task.
 func (j *cryptJob) Do(loSector, hiSector int) {
 	buf := j.buf[loSector*j.sectorBytes : hiSector*j.sectorBytes]
 	iv := j.iv + uint64(loSector)*uint64(j.sectorBytes/ivUnitBytes)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"sync"
 	"syscall"
+
+	"github.com/luksgate/luksgate/crypt/workers"
 )
 
 // A Store holds the ciphertext.
@@ -42,11 +44,8 @@ type Cipher interface {
 
 // A Runner splits work over idle processors; see the workers package.
 type Runner interface {
-	Run(task Task, units, grainUnits int)
+	Run(task workers.Task, units, grainUnits int)
 }
-
-// Task is a piece of work in units that may be done in any order and at the same time.
-type Task = interface{ Do(loUnit, hiUnit int) }
 
 // Holes says what a sector whose ciphertext is all zero bytes reads as.
 type Holes int

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/xts"
+
+	"github.com/luksgate/luksgate/crypt/workers"
 )
 
 // memStore is a Store in memory. fail, where set, is asked before each operation.
@@ -105,7 +107,7 @@ func (r refCipher) each(dst, src []byte, iv uint64, f func(dst, src []byte, n ui
 // splitRunner cuts every task in single grains on goroutines of their own.
 type splitRunner struct{}
 
-func (splitRunner) Run(task Task, units, grain int) {
+func (splitRunner) Run(task workers.Task, units, grain int) {
 	var wg sync.WaitGroup
 	for lo := 0; lo < units; lo += grain {
 		wg.Go(func() { task.Do(lo, min(lo+grain, units)) })
@@ -378,7 +380,7 @@ func BenchmarkReadAligned4K(b *testing.B) {
 
 type inlineRunner struct{}
 
-func (inlineRunner) Run(task Task, units, _ int) { task.Do(0, units) }
+func (inlineRunner) Run(task workers.Task, units, _ int) { task.Do(0, units) }
 
 // TestNoAllocations proves that an aligned request allocates nothing in steady state.
 func TestNoAllocations(t *testing.T) {

@@ -43,3 +43,14 @@ func TestKernelsMatchProcessor(t *testing.T) {
 		t.Errorf("kernels %v run, but the processor is good for %v", got, want)
 	}
 }
+
+func TestHasVAES(t *testing.T) {
+	for ecx, want := range map[uint32]bool{
+		0: false, 1 << 9: false, 1 << 10: false, 1<<9 | 1<<11: false, 1<<8 | 1<<10: false,
+		1<<9 | 1<<10: true, ^uint32(0): true, ^uint32(1 << 9): false, ^uint32(1 << 10): false,
+	} {
+		if got := hasVAES(ecx); got != want {
+			t.Errorf("hasVAES(%08x) = %v, want %v", ecx, got, want)
+		}
+	}
+}

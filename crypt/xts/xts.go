@@ -26,6 +26,8 @@ import (
 	"github.com/luksgate/luksgate/crypt/secret"
 )
 
+//go:generate go run -C _asm . ..
+
 // From the specifications.
 const (
 	blockBytes = 16

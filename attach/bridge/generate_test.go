@@ -141,7 +141,7 @@ func FuzzRoundTripMade(f *testing.F) {
 }
 
 func TestRoundTripMade(t *testing.T) {
-	n := uint64(3000)
+	n := uint64(800)
 	if testing.Short() {
 		n = 300
 	}

@@ -58,7 +58,6 @@ type conn struct {
 		limit int            // read-ahead
 		room  int            // bytes that vec had when it was posted
 		got   int            // bytes of the last fill
-		hot   bool           // holds one of the server's slots for waiting in system calls
 		small [smallReadBytes]byte
 		vec   buffer.Vec
 		arena *buffer.Buffer // replies not yet sent are in its first used bytes

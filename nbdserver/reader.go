@@ -53,7 +53,7 @@ func (c *conn) loop() error {
 			if err := c.bulkPiece(); err != nil {
 				return err
 			}
-			if err := c.fill(waitNot); err != nil && !errors.Is(err, errAgain) {
+			if err := c.fill(false); err != nil && !errors.Is(err, errAgain) {
 				return err
 			}
 			continue
@@ -64,7 +64,7 @@ func (c *conn) loop() error {
 		if c.draining.Load() {
 			return errDrained
 		}
-		if err := c.fill(waitShort); err != nil {
+		if err := c.fill(true); err != nil {
 			return err
 		}
 	}
@@ -169,7 +169,7 @@ func (c *conn) skip(n int) error {
 				return err
 			}
 			rd.need = 1
-			if err := c.fill(waitShort); err != nil {
+			if err := c.fill(true); err != nil {
 				return err
 			}
 		}
@@ -178,7 +178,7 @@ func (c *conn) skip(n int) error {
 }
 
 // fill receives into the read buffer at least one byte.
-func (c *conn) fill(wait waitFor) error {
+func (c *conn) fill(wait bool) error {
 	rd := &c.reader
 	c.makeRoom()
 	rd.vec.Reset()
@@ -248,24 +248,16 @@ func (c *conn) dropReadBuffer() {
 	}
 }
 
-// recv receives into the reader's vec. A busy connection first waits in the system call; after that it is idle and
-// gives back what it does not need. With partial the client owes the rest of something and has a deadline.
-func (c *conn) recv(wait waitFor, partial bool) error {
+// recv receives into the reader's vec. When there is nothing the connection gives back what only a busy one needs, before
+// it waits. With partial the client owes the rest of something and has a deadline.
+func (c *conn) recv(wait, partial bool) error {
 	rd := &c.reader
-	if wait == waitNot {
-		if !c.io.canPoll() {
-			return errAgain
-		}
-		return c.recvError(c.io.recv(&rd.vec, waitNot))
-	}
 	if c.io.canPoll() {
-		short := waitNot
-		if c.heat() {
-			short = waitShort
-		}
-		if err := c.io.recv(&rd.vec, short); !errors.Is(err, errAgain) {
+		if err := c.io.recv(&rd.vec, false); !wait || !errors.Is(err, errAgain) {
 			return c.recvError(err)
 		}
+	} else if !wait {
+		return errAgain
 	}
 	c.cool()
 	if !partial {
@@ -274,7 +266,7 @@ func (c *conn) recv(wait waitFor, partial bool) error {
 	_ = c.netConn.SetReadDeadline(time.Now().Add(c.server.limits.Stall))
 	err := errDrained
 	if !c.draining.Load() {
-		err = c.io.recv(&rd.vec, waitLong)
+		err = c.io.recv(&rd.vec, true)
 	}
 	_ = c.netConn.SetReadDeadline(time.Time{})
 	if c.draining.Load() && err != nil {
@@ -292,7 +284,7 @@ func (c *conn) recvIdle() error {
 		rd.vec.Reset()
 		rd.vec.Append(rd.buf[rd.w:])
 	}
-	return c.io.recv(&rd.vec, waitLong)
+	return c.io.recv(&rd.vec, true)
 }
 
 func (c *conn) recvError(err error) error {
@@ -310,26 +302,9 @@ func (c *conn) recvError(err error) error {
 	return fmt.Errorf("client stalled for %v in the middle of a request: %w", c.server.limits.Stall, err)
 }
 
-// heat takes one of the server's slots for connections that wait in a system call.
-func (c *conn) heat() bool {
-	if c.reader.hot {
-		return true
-	}
-	select {
-	case c.server.hot <- struct{}{}:
-		c.reader.hot = true
-	default:
-	}
-	return c.reader.hot
-}
-
 // cool gives back what only a busy connection needs.
 func (c *conn) cool() {
 	rd := &c.reader
-	if rd.hot {
-		<-c.server.hot
-		rd.hot = false
-	}
 	if rd.arena != nil && rd.used == 0 {
 		rd.arena.Release()
 		rd.arena = nil
@@ -348,7 +323,7 @@ func (c *conn) recvPayload(dst []byte) error {
 		ahead := min(len(rd.buf), smallReadBytes)
 		rd.vec.Append(rd.buf[:ahead])
 		total := len(dst) - n + ahead
-		if err := c.recv(waitShort, true); err != nil {
+		if err := c.recv(true, true); err != nil {
 			return err
 		}
 		got := total - rd.vec.Bytes()

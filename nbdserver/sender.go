@@ -116,12 +116,12 @@ func (c *conn) appendChunk(r *request) {
 // sendAll sends v and waits for a slow client for a limited time.
 func (c *conn) sendAll(v *buffer.Vec) error {
 	if c.io.canPoll() {
-		if err := c.io.send(v, waitShort); !errors.Is(err, errAgain) {
+		if err := c.io.send(v, false); !errors.Is(err, errAgain) {
 			return err
 		}
 	}
 	_ = c.netConn.SetWriteDeadline(time.Now().Add(c.server.limits.Stall))
-	err := c.io.send(v, waitLong)
+	err := c.io.send(v, true)
 	_ = c.netConn.SetWriteDeadline(time.Time{})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("client took no replies for %v: %w", c.server.limits.Stall, err)
@@ -160,11 +160,29 @@ func (c *conn) flush() error {
 	v := &c.sender.vec
 	v.Reset()
 	v.Append(rd.arena.Bytes()[:rd.used])
-	err := errAgain
-	if c.io.canPoll() || rd.used <= flushBytes {
-		err = c.io.send(v, waitShort)
+	return c.flushed(v, c.sendPatiently(v))
+}
+
+// sendPatiently sends for the reader: at once, or within a time so short that a client that sends before it receives is
+// not stuck. It returns errAgain with the rest in v.
+func (c *conn) sendPatiently(v *buffer.Vec) error {
+	if !c.io.canPoll() {
+		if v.Bytes() > flushBytes {
+			return errAgain
+		}
+		return c.io.send(v, true)
 	}
-	return c.flushed(v, err)
+	err := c.io.send(v, false)
+	if !errors.Is(err, errAgain) {
+		return err
+	}
+	_ = c.netConn.SetWriteDeadline(time.Now().Add(patience))
+	err = c.io.send(v, true)
+	_ = c.netConn.SetWriteDeadline(time.Time{})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errAgain
+	}
+	return err
 }
 
 // flushed ends the reader's turn as the sender.

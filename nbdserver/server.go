@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
 	"sync"
 	"time"
 
@@ -24,9 +23,8 @@ type Server struct {
 	tls     *TLSOptions
 	limits  Limits
 
-	pool    *buffer.Pool  // payloads and replies
-	reads   *buffer.Pool  // read buffers of busy connections
-	hot     chan struct{} // slots of connections that wait in system calls
+	pool    *buffer.Pool // payloads and replies
+	reads   *buffer.Pool // read buffers of busy connections
 	workers *workers
 	refused rate
 
@@ -57,7 +55,6 @@ func New(o Options) *Server {
 		catalog: o.Catalog, log: o.Logger, metrics: o.Metrics, tls: o.TLS, limits: limits,
 		pool:      buffer.New(limits.BufferBytes),
 		reads:     buffer.New(max(limits.BufferBytes/8, bigReadBytes)),
-		hot:       make(chan struct{}, max(2*runtime.GOMAXPROCS(0), 4)),
 		workers:   newWorkers(),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[net.Conn]*conn{},

@@ -16,42 +16,34 @@ import (
 // errAgain says that there is nothing to receive now, or no room to send into.
 var errAgain = errors.New("nbdserver: not ready")
 
-// waitFor says how long a transport waits.
-type waitFor uint8
-
-const (
-	waitNot   waitFor = iota
-	waitShort         // in the system call, a few milliseconds
-	waitLong          // in the runtime's poller, until the deadline
-)
-
 // transport moves bytes of an established connection. One goroutine may receive while another one sends.
 type transport interface {
-	// recv receives at least one byte into v, or returns errAgain, io.EOF or another error.
-	recv(v *buffer.Vec, wait waitFor) error
-	// send sends all of v, or returns errAgain with the rest still in v.
-	send(v *buffer.Vec, wait waitFor) error
-	// canPoll says that waitNot and waitShort differ from waitLong.
+	// recv receives at least one byte into v, or returns io.EOF or another error. Without wait it returns errAgain if
+	// there is nothing; else it waits until the connection's read deadline.
+	recv(v *buffer.Vec, wait bool) error
+	// send sends all of v. Without wait it returns errAgain, with the rest still in v, if there is no room.
+	send(v *buffer.Vec, wait bool) error
+	// canPoll says that it can do without waiting.
 	canPoll() bool
 }
 
 // newTransport picks the transport for c.
 func newTransport(c net.Conn) transport {
-	switch c.(type) {
+	switch c := c.(type) {
 	case *net.UnixConn, *net.TCPConn:
+		if u, ok := c.(*net.UnixConn); ok {
+			_ = u.SetWriteBuffer(unixSendBytes)
+		}
 		if raw, err := c.(syscall.Conn).SyscallConn(); err == nil {
-			if s, err := newSocket(raw); err == nil {
-				return s
-			}
+			return newSocket(raw)
 		}
 	}
 	return &plainConn{c: c}
 }
 
-// socket does system calls of its own on a socket. The socket is put into blocking mode with short timeouts: a busy
-// connection waits in recvmsg itself, which saves the two calls (a vain recvmsg and epoll_wait) that the runtime's
-// poller costs, and the reply of a client that is just reading goes out in one call. Long waits go to the poller, so that
-// an idle connection has no thread.
+// socket does system calls of its own on a socket, to move many pieces with each and to look without waiting. It waits
+// in the runtime's poller, so that an idle connection has no thread. (Waiting in recvmsg itself was measured: it is slower
+// at any depth, because the scheduler takes the processor away and must give it back.)
 type socket struct {
 	raw      syscall.RawConn
 	in, out  socketOp
@@ -62,30 +54,19 @@ type socket struct {
 // socketOp are the arguments and results of one call; kept in the struct so that a call allocates nothing.
 type socketOp struct {
 	vec  *buffer.Vec
-	wait waitFor
+	wait bool
 	err  error
 }
 
-func newSocket(raw syscall.RawConn) (*socket, error) {
+func newSocket(raw syscall.RawConn) *socket {
 	s := &socket{raw: raw}
 	s.received, s.sent = s.doRecv, s.doSend
-	var err error
-	cerr := raw.Control(func(fd uintptr) {
-		recvWait, sendWait := unix.NsecToTimeval(int64(hotWait)), unix.NsecToTimeval(int64(sendWait))
-		if err = unix.SetsockoptTimeval(int(fd), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &recvWait); err != nil {
-			return
-		}
-		if err = unix.SetsockoptTimeval(int(fd), unix.SOL_SOCKET, unix.SO_SNDTIMEO, &sendWait); err != nil {
-			return
-		}
-		err = unix.SetNonblock(int(fd), false)
-	})
-	return s, errors.Join(cerr, err)
+	return s
 }
 
 func (s *socket) canPoll() bool { return true }
 
-func (s *socket) recv(v *buffer.Vec, wait waitFor) error {
+func (s *socket) recv(v *buffer.Vec, wait bool) error {
 	s.in = socketOp{vec: v, wait: wait}
 	if err := s.raw.Read(s.received); err != nil {
 		return err
@@ -93,14 +74,11 @@ func (s *socket) recv(v *buffer.Vec, wait waitFor) error {
 	return s.in.err
 }
 
+// doRecv returns false to be called again when there is something.
 func (s *socket) doRecv(fd uintptr) bool {
 	op := &s.in
-	flags := unix.MSG_DONTWAIT
-	if op.wait == waitShort {
-		flags = 0
-	}
 	for {
-		n, err := op.vec.Recv(int(fd), flags)
+		n, err := op.vec.Recv(int(fd))
 		switch {
 		case err == nil && n == 0:
 			op.err = io.EOF
@@ -111,7 +89,7 @@ func (s *socket) doRecv(fd uintptr) bool {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			op.err = errAgain
-			return op.wait != waitLong
+			return !op.wait
 		default:
 			op.err = err
 			return true
@@ -119,7 +97,7 @@ func (s *socket) doRecv(fd uintptr) bool {
 	}
 }
 
-func (s *socket) send(v *buffer.Vec, wait waitFor) error {
+func (s *socket) send(v *buffer.Vec, wait bool) error {
 	s.out = socketOp{vec: v, wait: wait}
 	if err := s.raw.Write(s.sent); err != nil {
 		return err
@@ -127,19 +105,16 @@ func (s *socket) send(v *buffer.Vec, wait waitFor) error {
 	return s.out.err
 }
 
+// doSend returns false to be called again when there is room.
 func (s *socket) doSend(fd uintptr) bool {
 	op := &s.out
-	flags := 0
-	if op.wait == waitNot {
-		flags = unix.MSG_DONTWAIT
-	}
 	for op.vec.Bytes() > 0 {
-		_, err := op.vec.Send(int(fd), flags)
+		_, err := op.vec.Send(int(fd))
 		switch err {
 		case nil, unix.EINTR:
 		case unix.EAGAIN:
 			op.err = errAgain
-			return op.wait != waitLong
+			return !op.wait
 		default:
 			op.err = err
 			return true
@@ -160,7 +135,7 @@ const gatherBytes = 16 << 10
 
 func (p *plainConn) canPoll() bool { return false }
 
-func (p *plainConn) recv(v *buffer.Vec, _ waitFor) error {
+func (p *plainConn) recv(v *buffer.Vec, _ bool) error {
 	n := 0
 	err := v.Pieces(func(piece []byte) error {
 		m, err := p.c.Read(piece)
@@ -177,7 +152,7 @@ func (p *plainConn) recv(v *buffer.Vec, _ waitFor) error {
 	return err
 }
 
-func (p *plainConn) send(v *buffer.Vec, _ waitFor) error {
+func (p *plainConn) send(v *buffer.Vec, _ bool) error {
 	p.gather = p.gather[:0]
 	err := v.Pieces(func(piece []byte) error {
 		for len(piece) > 0 {

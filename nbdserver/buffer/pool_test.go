@@ -187,24 +187,24 @@ func TestVecSendsAndReceives(t *testing.T) {
 	in.Append(got[100:101])
 	in.Append(got[101:])
 	for out.Bytes() > 0 {
-		if _, err := out.Send(fds[0], 0); err != nil {
+		if _, err := out.Send(fds[0]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for in.Bytes() > 0 {
-		if n, err := in.Recv(fds[1], 0); err != nil || n == 0 {
+		if n, err := in.Recv(fds[1]); err != nil || n == 0 {
 			t.Fatal(n, err)
 		}
 	}
 	if string(got) != string(want) {
 		t.Error("other bytes came out")
 	}
-	if _, err := in.Recv(fds[1], 0); err != nil {
+	if _, err := in.Recv(fds[1]); err != nil {
 		t.Error("receiving into nothing:", err)
 	}
 	in.Reset()
 	in.Append(got[:1])
-	if _, err := in.Recv(fds[1], unix.MSG_DONTWAIT); err != unix.EAGAIN {
+	if _, err := in.Recv(fds[1]); err != unix.EAGAIN {
 		t.Error("empty socket:", err)
 	}
 }

@@ -69,15 +69,19 @@ func (v *Vec) Advance(n int) {
 	}
 }
 
-// Send calls sendmsg once with what is left and takes off what was sent. SIGPIPE is never raised.
-func (v *Vec) Send(fd int, flags int) (int, error) {
-	return v.call(unix.SYS_SENDMSG, fd, flags|unix.MSG_NOSIGNAL)
+// Send calls sendmsg once, without waiting, with what is left, and takes off what was sent. SIGPIPE is never raised.
+func (v *Vec) Send(fd int) (int, error) {
+	return v.call(unix.SYS_SENDMSG, fd, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 }
 
-// Recv calls recvmsg once into what is left and takes off what was received. Nothing and no error means end of stream.
-func (v *Vec) Recv(fd int, flags int) (int, error) {
-	return v.call(unix.SYS_RECVMSG, fd, flags)
+// Recv calls recvmsg once, without waiting, into what is left, and takes off what was received. Nothing and no error
+// means end of stream.
+func (v *Vec) Recv(fd int) (int, error) {
+	return v.call(unix.SYS_RECVMSG, fd, unix.MSG_DONTWAIT)
 }
+
+// shortCallBytes is how much the kernel copies in so short a time that telling the scheduler would cost more.
+const shortCallBytes = 160 << 10
 
 func (v *Vec) call(trap uintptr, fd, flags int) (int, error) {
 	if v.first == len(v.iov) {
@@ -85,7 +89,13 @@ func (v *Vec) call(trap uintptr, fd, flags int) (int, error) {
 	}
 	v.hdr.Iov = &v.iov[v.first]
 	v.hdr.SetIovlen(len(v.iov) - v.first)
-	n, _, errno := unix.Syscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.hdr)), uintptr(flags))
+	var n uintptr
+	var errno unix.Errno
+	if v.bytes <= shortCallBytes {
+		n, _, errno = unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.hdr)), uintptr(flags))
+	} else {
+		n, _, errno = unix.Syscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.hdr)), uintptr(flags))
+	}
 	v.hdr.Iov = nil
 	if errno != 0 {
 		return 0, errno

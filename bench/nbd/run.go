@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// sample is the outcome of one fio run.
+type sample struct {
+	iops      float64
+	p50Micros float64
+	cpuMicros float64 // of the server, for each request
+}
+
+// series are the samples of one server and one workload.
+type series struct{ iops, p50, cpu []float64 }
+
+func (s *series) add(x sample) {
+	s.iops = append(s.iops, x.iops)
+	s.p50 = append(s.p50, x.p50Micros)
+	s.cpu = append(s.cpu, x.cpuMicros)
+}
+
+// bench runs all workloads and returns how many goals were missed.
+func bench(rounds, seconds int, only, servers string) (int, error) {
+	dir, err := os.MkdirTemp("/dev/shm", "luksgate-bench-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	list, stop, err := startAll(dir, servers)
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
+	missed := 0
+	for _, w := range workloads {
+		if !strings.Contains(w.String(), only) {
+			continue
+		}
+		results := make([]series, len(list))
+		for range rounds {
+			for i, c := range list {
+				x, err := c.fio(w, seconds)
+				if err != nil {
+					return missed, fmt.Errorf("%s, %s: %w", c.name, w, err)
+				}
+				results[i].add(x)
+			}
+		}
+		missed += report(w, list, results)
+	}
+	return missed, nil
+}
+
+// fio runs one workload against one server.
+func (c *contestant) fio(w workload, seconds int) (sample, error) {
+	before, err := c.cpuSeconds()
+	if err != nil {
+		return sample{}, err
+	}
+	cmd := exec.Command("fio", "--name=x", "--ioengine=nbd", "--uri="+c.uri(), "--rw="+w.rw, "--bs="+w.block,
+		fmt.Sprintf("--iodepth=%d", w.depth), fmt.Sprintf("--size=%d", sizeBytes), "--time_based", "--randrepeat=0",
+		fmt.Sprintf("--runtime=%d", seconds), "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json")
+	out, err := cmd.Output()
+	if err != nil {
+		return sample{}, fmt.Errorf("fio: %w\n%s", err, out)
+	}
+	after, err := c.cpuSeconds()
+	if err != nil {
+		return sample{}, err
+	}
+	return parse(out, w, after-before)
+}
+
+// direction is what fio reports for reads or writes.
+type direction struct {
+	IOPS    float64 `json:"iops"`
+	Total   float64 `json:"total_ios"`
+	Latency struct {
+		Percentile map[string]float64 `json:"percentile"`
+	} `json:"lat_ns"`
+}
+
+// parse takes the numbers out of fio's output, which may begin with warnings.
+func parse(out []byte, w workload, cpuSeconds float64) (sample, error) {
+	var doc struct {
+		Jobs []struct {
+			Error int       `json:"error"`
+			Read  direction `json:"read"`
+			Write direction `json:"write"`
+		} `json:"jobs"`
+	}
+	start := max(bytes.IndexByte(out, '{'), 0)
+	if err := json.Unmarshal(out[start:], &doc); err != nil || len(doc.Jobs) != 1 {
+		return sample{}, fmt.Errorf("fio: unexpected output (%w)\n%s", err, out)
+	}
+	d := doc.Jobs[0].Read
+	if strings.Contains(w.rw, "write") {
+		d = doc.Jobs[0].Write
+	}
+	if doc.Jobs[0].Error != 0 || d.Total == 0 {
+		return sample{}, fmt.Errorf("fio: error %d after %.0f requests", doc.Jobs[0].Error, d.Total)
+	}
+	return sample{d.IOPS, d.Latency.Percentile["50.000000"] / 1000, cpuSeconds / d.Total * 1e6}, nil
+}
+
+// report prints a workload's table and returns how many goals it missed.
+func report(w workload, list []*contestant, results []series) int {
+	fmt.Printf("\n%s\n", w)
+	fmt.Printf("  %-10s %10s %12s %14s %s\n", "server", "IOPS", "p50 [us]", "CPU/req [us]", "luksgate/server")
+	us := slices.IndexFunc(list, func(c *contestant) bool { return c.name == "luksgate" })
+	missed := 0
+	for i, c := range list {
+		r := results[i]
+		line := fmt.Sprintf("  %-10s %10.0f %12.1f %14.2f", c.name, median(r.iops), median(r.p50), median(r.cpu))
+		if us >= 0 && i != us {
+			verdict, ok := judge(w, c.name, &results[us], &r)
+			if !ok {
+				missed++
+			}
+			line += " " + verdict
+		}
+		fmt.Println(line)
+	}
+	return missed
+}
+
+// judge compares luksgate with another server. The ratio is the median of the rounds' ratios, because neighbours in time
+// saw the same machine.
+func judge(w workload, name string, us, them *series) (string, bool) {
+	var ratios []float64
+	for i := range us.iops {
+		if w.latency() {
+			ratios = append(ratios, us.p50[i]/them.p50[i])
+		} else {
+			ratios = append(ratios, us.iops[i]/them.iops[i])
+		}
+	}
+	ratio := median(ratios)
+	goal, has := w.goals[name]
+	what := "rate"
+	if w.latency() {
+		what = "p50"
+	}
+	text := fmt.Sprintf("%.2fx %s", ratio, what)
+	if !has {
+		return text, true
+	}
+	ok := ratio >= goal
+	sign := ">="
+	if w.latency() {
+		ok, sign = ratio <= goal, "<="
+	}
+	verdict := "reached"
+	if !ok {
+		verdict = "MISSED"
+	}
+	return fmt.Sprintf("%s (goal %s %.2f: %s)", text, sign, goal, verdict), ok
+}

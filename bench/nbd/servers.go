@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// sizeBytes is the size of every export.
+const sizeBytes = 256 << 20
+
+// contestant is a server that runs.
+type contestant struct {
+	name   string
+	socket string
+	cmd    *exec.Cmd
+	stderr bytes.Buffer
+}
+
+func (c *contestant) uri() string { return "nbd+unix:///?socket=" + c.socket }
+
+// startAll starts the servers and fills them with the same random bytes, because zeros are a special case for some.
+func startAll(dir, wanted string) ([]*contestant, func(), error) {
+	pattern := filepath.Join(dir, "pattern")
+	raw := filepath.Join(dir, "raw")
+	if err := fill(pattern, raw); err != nil {
+		return nil, nil, err
+	}
+	size := strconv.Itoa(sizeBytes)
+	commands := []struct {
+		name string
+		args func(socket string) []string
+	}{
+		{"luksgate", func(s string) []string { return []string{filepath.Join(dir, "memserver"), "-socket", s, "-size", size} }},
+		{"nbdkit", func(s string) []string { return []string{"nbdkit", "-f", "-U", s, "memory", size} }},
+		{"qemu-nbd", func(s string) []string {
+			return []string{"qemu-nbd", "-t", "-f", "raw", "--cache=writeback", "-k", s, raw}
+		}},
+		{"go-nbd", func(s string) []string {
+			return []string{filepath.Join(dir, "gonbdserver"), "-socket", s, "-size", size}
+		}},
+	}
+	if err := build(dir); err != nil {
+		return nil, nil, err
+	}
+	var list []*contestant
+	stop := func() {
+		for _, c := range list {
+			_ = c.cmd.Process.Kill()
+			_ = c.cmd.Wait()
+		}
+	}
+	for _, x := range commands {
+		if wanted != "" && !strings.Contains(","+wanted+",", ","+x.name+",") {
+			continue
+		}
+		c := &contestant{name: x.name, socket: filepath.Join(dir, x.name+".sock")}
+		argv := x.args(c.socket)
+		c.cmd = exec.Command(argv[0], argv[1:]...)
+		c.cmd.Stderr = &c.stderr
+		if err := c.cmd.Start(); err != nil {
+			stop()
+			return nil, nil, fmt.Errorf("start %s: %w", x.name, err)
+		}
+		list = append(list, c)
+		if err := c.ready(pattern); err != nil {
+			stop()
+			return nil, nil, err
+		}
+	}
+	return list, stop, nil
+}
+
+// fill makes the pattern and qemu-nbd's copy of it.
+func fill(pattern, raw string) error {
+	f, err := os.Create(pattern)
+	if err != nil {
+		return err
+	}
+	if _, err = io.CopyN(f, rand.Reader, sizeBytes); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	content, err := os.ReadFile(pattern)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(raw, content, 0o600)
+}
+
+// build builds the Go servers into dir.
+func build(dir string) error {
+	for _, name := range []string{"memserver", "gonbdserver"} {
+		out, err := exec.Command("go", "build", "-o", dir+"/", "./bench/nbd/"+name).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+	}
+	return nil
+}
+
+// ready waits for the socket and copies the pattern into the export (go-nbd's client side of that is fio, because its
+// server does not speak to nbdcopy's liking).
+func (c *contestant) ready(pattern string) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		conn, err := net.Dial("unix", c.socket)
+		if err == nil {
+			_ = conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not listen: %w\n%s", c.name, err, c.stderr.Bytes())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	out, err := exec.Command("nbdcopy", "--requests=4", pattern, c.uri()).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("fill %s: %w\n%s", c.name, err, out)
+	}
+	return nil
+}
+
+// cpuSeconds is the processor time the server has used.
+func (c *contestant) cpuSeconds() (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field may contain spaces; it ends at the last parenthesis. utime and stime are fields 14 and 15.
+	i := bytes.LastIndexByte(b, ')')
+	fields := strings.Fields(string(b[i+1:]))
+	if i < 0 || len(fields) < 13 {
+		return 0, errors.New("unexpected /proc/PID/stat")
+	}
+	user, err1 := strconv.ParseFloat(fields[11], 64)
+	system, err2 := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / clockTicks, errors.Join(err1, err2)
+}
+
+// clockTicks a second: USER_HZ, which Linux never changed.
+const clockTicks = 100

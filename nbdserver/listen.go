@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nbdserver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SocketOptions say who may connect to a unix socket.
+type SocketOptions struct {
+	// Mode of the socket; zero means 0660.
+	Mode fs.FileMode
+	// UID and GID that own it; negative means the process's own.
+	UID, GID int
+}
+
+// maxSocketPath is what sun_path holds.
+const maxSocketPath = 107
+
+// UnixListener is a listening unix socket with a name of ours.
+type UnixListener struct {
+	*net.UnixListener
+	path string
+	info fs.FileInfo
+}
+
+// Close stops listening and removes the name, unless another server has put its own socket there.
+func (l *UnixListener) Close() error {
+	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.info) {
+		_ = os.Remove(l.path)
+	}
+	return l.UnixListener.Close()
+}
+
+// Keep makes Close leave the name in place, for a successor that has the socket.
+func (l *UnixListener) Keep() { l.path = "" }
+
+// ListenUnix listens on a unix socket. The socket has its owner and mode before anybody can connect by its name. A
+// socket that is left over from a server that is gone is replaced; one that answers, or any other file, is not.
+func ListenUnix(path string, o SocketOptions) (*UnixListener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("nbdserver: socket %s: path has %d bytes, at most %d allowed", path, len(path), maxSocketPath)
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	l, err := listenUnix(path, o)
+	if err != nil {
+		return nil, fmt.Errorf("nbdserver: socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// listenUnix makes the socket in a private folder and moves it to its place. The name it binds goes through /proc,
+// because the private folder's own may be longer than sun_path.
+func listenUnix(path string, o SocketOptions) (*UnixListener, error) {
+	private, err := os.MkdirTemp(filepath.Dir(path), ".nbd")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(private) }()
+	dir, err := os.Open(private)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dir.Close() }()
+	name := fmt.Sprintf("/proc/self/fd/%d/s", dir.Fd())
+	inner, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	inner.SetUnlinkOnClose(false)
+	l := &UnixListener{UnixListener: inner, path: path}
+	if err = publish(filepath.Join(private, "s"), path, o); err == nil {
+		l.info, err = os.Lstat(path)
+	}
+	if err != nil {
+		_ = inner.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func publish(fresh, path string, o SocketOptions) error {
+	mode := o.Mode
+	if mode == 0 {
+		mode = 0o660
+	}
+	if o.UID >= 0 || o.GID >= 0 {
+		if err := os.Chown(fresh, o.UID, o.GID); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(fresh, mode.Perm()); err != nil {
+		return err
+	}
+	return os.Rename(fresh, path)
+}
+
+// removeStale removes a socket that nobody listens on.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("nbdserver: socket: %w", err)
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("nbdserver: socket %s: a file that is no socket is there", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = c.Close()
+		return fmt.Errorf("nbdserver: socket %s: %w by another server", path, syscall.EADDRINUSE)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("nbdserver: socket %s: cannot tell whether it is in use: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("nbdserver: stale socket: %w", err)
+	}
+	return nil
+}
+
+// firstActivationFD is where systemd puts the sockets it passes (sd_listen_fds(3)).
+const firstActivationFD = 3
+
+// ActivationListeners returns the listening sockets that systemd, or a test suite that does as it does, passed to this
+// process, by name (LISTEN_FDNAMES; "unknown" where there is none). None is no error. The environment is cleared, so
+// that children do not take them for theirs.
+func ActivationListeners() (map[string][]net.Listener, error) {
+	pid, count, names := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES")
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		_ = os.Unsetenv(name)
+	}
+	if count == "" || pid != strconv.Itoa(os.Getpid()) {
+		return nil, nil
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 0 || n > 1024 {
+		return nil, fmt.Errorf("nbdserver: LISTEN_FDS is %q: expected a small number", count)
+	}
+	return activationListeners(firstActivationFD, n, strings.Split(names, ":"))
+}
+
+func activationListeners(first, n int, names []string) (map[string][]net.Listener, error) {
+	out := map[string][]net.Listener{}
+	for i := range n {
+		name := "unknown"
+		if i < len(names) && names[i] != "" {
+			name = names[i]
+		}
+		fd := first + i
+		unix.CloseOnExec(fd)
+		f := os.NewFile(uintptr(fd), name)
+		if f == nil {
+			return nil, fmt.Errorf("nbdserver: passed socket %d is not open", fd)
+		}
+		l, err := net.FileListener(f)
+		_ = f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("nbdserver: passed socket %d (%s): %w", fd, name, err)
+		}
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // it is not ours
+		}
+		out[name] = append(out[name], l)
+	}
+	return out, nil
+}
+
+// StdioConn makes a connection of a program's standard input and output: one socket, as inetd and test suites pass it,
+// or two pipes. The files belong to the connection afterwards.
+func StdioConn(in, out *os.File) (net.Conn, error) {
+	if c, err := net.FileConn(in); err == nil {
+		_ = in.Close()
+		_ = out.Close()
+		return c, nil
+	}
+	for _, f := range []*os.File{in, out} {
+		info, err := f.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("nbdserver: standard input or output: %w", err)
+		}
+		if info.Mode()&fs.ModeNamedPipe == 0 {
+			return nil, fmt.Errorf("nbdserver: %s is neither a socket nor a pipe: start the program with one", f.Name())
+		}
+		if err := unix.SetNonblock(int(f.Fd()), true); err != nil {
+			return nil, fmt.Errorf("nbdserver: %s: %w", f.Name(), err)
+		}
+	}
+	// Opened anew, so that the runtime's poller takes them and deadlines work.
+	return &pipeConn{in: reopen(in), out: reopen(out)}, nil
+}
+
+// reopen moves the descriptor to a file that is polled.
+func reopen(f *os.File) *os.File {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return f
+	}
+	_ = unix.SetNonblock(fd, true)
+	_ = f.Close()
+	return os.NewFile(uintptr(fd), f.Name())
+}
+
+// pipeConn is a connection of two pipes.
+type pipeConn struct{ in, out *os.File }
+
+type stdioAddr struct{}
+
+func (stdioAddr) Network() string { return "stdio" }
+func (stdioAddr) String() string  { return "stdio" }
+
+func (p *pipeConn) Read(b []byte) (int, error)         { return p.in.Read(b) }
+func (p *pipeConn) Write(b []byte) (int, error)        { return p.out.Write(b) }
+func (p *pipeConn) Close() error                       { return errors.Join(p.in.Close(), p.out.Close()) }
+func (p *pipeConn) LocalAddr() net.Addr                { return stdioAddr{} }
+func (p *pipeConn) RemoteAddr() net.Addr               { return stdioAddr{} }
+func (p *pipeConn) SetReadDeadline(t time.Time) error  { return p.in.SetReadDeadline(t) }
+func (p *pipeConn) SetWriteDeadline(t time.Time) error { return p.out.SetWriteDeadline(t) }
+func (p *pipeConn) SetDeadline(t time.Time) error {
+	return errors.Join(p.in.SetReadDeadline(t), p.out.SetWriteDeadline(t))
+}

@@ -60,10 +60,10 @@ func TestQemuRefuses(t *testing.T) {
 	}
 }
 
-// serveMemory starts nbdkit on a unix socket and returns the socket.
-func serveMemory(t *testing.T, args ...string) string {
+// serveMemory starts nbdkit on a unix socket in dir and returns the socket.
+func serveMemory(t *testing.T, dir string, args ...string) string {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s, a'b.sock") // every quoting rule at once
+	socket := filepath.Join(dir, "s, a'b.sock") // every quoting rule at once
 	startNbdkit(t, func() bool {
 		info, err := os.Stat(socket)
 		return err == nil && info.Mode()&os.ModeSocket != 0
@@ -99,30 +99,31 @@ func startNbdkit(t *testing.T, ready func() bool, args ...string) {
 
 // The real qemu opens what the lines say, reads, writes, trims and flushes through it.
 func TestQemuOpensLines(t *testing.T) {
-	qemuIO := testenv.Tool(t, "qemu-io")
-	export := `a,b"c'd` // no server of nbdkit's plugin cares for the name, but qemu must send it in one piece
-	socket := serveMemory(t, "--exportname", export)
-	opts := DiskOptions{URI: URI{Socket: socket, Export: export}, Target: "vda", ReconnectDelaySeconds: 3,
-		DetectZeroes: "unmap"}
-	blockdev, err := QemuBlockdev(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	drive, err := QemuDrive(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, image := range map[string][]string{
-		"blockdev": {"json:" + argAfter(t, blockdev, "-blockdev")},
-		"drive":    {"--image-opts", nodeOptions(argAfter(t, drive, "-drive"))},
-	} {
-		args := append([]string{"-c", "read -v 0 512", "-c", "write -P 7 4096 4096", "-c", "flush",
-			"-c", "read -P 7 4096 4096", "-c", "discard 65536 65536"}, image...)
-		out, err := exec.Command(qemuIO, args...).CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "luksgate") || strings.Contains(string(out), "ailed") {
-			t.Errorf("%s %q: %v\n%s", name, image, err, out)
+	systems(t, func(t *testing.T, s testenv.System) {
+		export := `a,b"c'd` // no server of nbdkit's plugin cares for the name, but qemu must send it in one piece
+		socket := serveMemory(t, s.Dir, "--exportname", export)
+		opts := DiskOptions{URI: URI{Socket: socket, Export: export}, Target: "vda", ReconnectDelaySeconds: 3,
+			DetectZeroes: "unmap"}
+		blockdev, err := QemuBlockdev(opts)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		drive, err := QemuDrive(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, image := range map[string][]string{
+			"blockdev": {"json:" + argAfter(t, blockdev, "-blockdev")},
+			"drive":    {"--image-opts", nodeOptions(argAfter(t, drive, "-drive"))},
+		} {
+			args := append([]string{"-c", "read -v 0 512", "-c", "write -P 7 4096 4096", "-c", "flush",
+				"-c", "read -P 7 4096 4096", "-c", "discard 65536 65536"}, image...)
+			result := testenv.RunCmd(t, s.Command(t, "qemu-io", args...))
+			if result.ExitCode != 0 || !strings.Contains(result.Stdout, "luksgate") || strings.Contains(result.String(), "ailed") {
+				t.Errorf("%s:\n%s", name, result)
+			}
+		}
+	})
 }
 
 func argAfter(t *testing.T, args []string, name string) string {
@@ -151,7 +152,7 @@ func nodeOptions(drive string) string {
 // qemu-storage-daemon takes the very -blockdev argument, node names and all.
 func TestStorageDaemonTakesBlockdev(t *testing.T) {
 	daemon := testenv.Tool(t, "qemu-storage-daemon")
-	opts := DiskOptions{URI: URI{Socket: serveMemory(t, "--exportname", "x"), Export: "x"}, Target: "vda"}
+	opts := DiskOptions{URI: URI{Socket: serveMemory(t, t.TempDir(), "--exportname", "x"), Export: "x"}, Target: "vda"}
 	args, err := QemuBlockdev(opts)
 	if err != nil {
 		t.Fatal(err)

@@ -74,7 +74,7 @@ func TestQemuOpensLinesWithTLS(t *testing.T) {
 	qemuIO := testenv.Tool(t, "qemu-io")
 	dir := certificates(t, "gw1.example.org")
 	tls := []string{"--tls", "require", "--tls-certificates", dir, "--tls-verify-peer"}
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	startNbdkit(t, func() bool {
 		c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
@@ -84,7 +84,7 @@ func TestQemuOpensLinesWithTLS(t *testing.T) {
 	}, append(tls, "--ipaddr", "127.0.0.1", "--port", strconv.Itoa(port))...)
 	for name, opts := range map[string]DiskOptions{
 		"tcp":  {URI: URI{Host: "127.0.0.1", Port: port, TLS: true, Export: "e"}},
-		"unix": {URI: URI{Socket: serveMemory(t, tls...), TLS: true, Export: "e"}, TLSHostname: "gw1.example.org", Qemu: Version{7, 0, 0}},
+		"unix": {URI: URI{Socket: serveMemory(t, t.TempDir(), tls...), TLS: true, Export: "e"}, TLSHostname: "gw1.example.org", Qemu: Version{7, 0, 0}},
 	} {
 		opts.Target, opts.TLSDir = "vda", dir
 		blockdev, err := QemuBlockdev(opts)
@@ -106,14 +106,4 @@ func TestQemuOpensLinesWithTLS(t *testing.T) {
 			}
 		}
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

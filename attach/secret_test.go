@@ -37,7 +37,7 @@ func TestSecret(t *testing.T) {
 			golden(t, "secret-"+name+"-"+version+".sh", strings.Join(lines, "\n")+"\n")
 		}
 	}
-	validate(t, "secret.rng", documents)
+	systems(t, func(t *testing.T, s testenv.System) { s.ValidateXML(t, "secret.rng", documents) })
 }
 
 // The lines give virsh the value without an argument, a history entry or an echo that holds it.

@@ -3,10 +3,6 @@
 package bridge
 
 import (
-	"bytes"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,26 +10,10 @@ import (
 	"github.com/luksgate/luksgate/deploy/testenv"
 )
 
-// rewrite has libvirt's own parser read a domain and write it anew. Its test driver needs no daemon and no root.
-func rewrite(t *testing.T, doc []byte) []byte {
+// rewrite has libvirt's own parser read a domain and write it anew.
+func rewrite(t *testing.T, s testenv.System, doc []byte) []byte {
 	t.Helper()
-	virsh := testenv.Tool(t, "virsh")
-	d, err := parseDomain(doc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	path := filepath.Join(dir, "domain.xml")
-	if err := os.WriteFile(path, doc, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(virsh, "-q", "-c", "test:///default", "define "+path+"; dumpxml '"+d.name+"'")
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_RUNTIME_DIR="+dir, "XDG_CACHE_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("virsh: %v\n%s\n%s", err, out, doc)
-	}
-	return bytes.TrimSpace(out)
+	return []byte(s.Redefine(t, []string{string(doc)})[0])
 }
 
 // withoutMoved returns a document without the disks that are moved, and what these mean.
@@ -71,18 +51,19 @@ func TestThroughLibvirt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rewrite(t, there.Domain)
+			system := testenv.Here(t)
+			rewrite(t, system, there.Domain)
 
-			first := rewrite(t, doc) // with the UUID and MAC addresses that libvirt made up
+			first := rewrite(t, system, doc) // with the UUID and MAC addresses that libvirt made up
 			if there, err = ToGateway(first, GatewayOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			back, err := ToLibrbd(rewrite(t, there.Domain), there.Config, LibrbdOptions{})
+			back, err := ToLibrbd(rewrite(t, system, there.Domain), there.Config, LibrbdOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			rest, want := withoutMoved(t, first)
-			gotRest, got := withoutMoved(t, rewrite(t, back.Domain))
+			gotRest, got := withoutMoved(t, rewrite(t, system, back.Domain))
 			if gotRest != rest {
 				t.Errorf("the rest of the domain became\n%s\nwas\n%s", gotRest, rest)
 			}

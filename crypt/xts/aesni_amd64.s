@@ -38,16 +38,42 @@ TEXT ·encrypt128AESNI(SB), $2176-56
 	MOVQ chunks+32(FP), SI
 
 	// Encrypt the IVs of all sectors
-	MOVQ  iv+40(FP), DI
-	VMOVQ DI, X8
-	MOVQ  ivStep+48(FP), DI
-	VMOVQ DI, X9
-	MOVQ  BX, DI
-	LEAQ  (SP), R8
+	MOVQ        iv+40(FP), DI
+	VMOVQ       DI, X8
+	MOVQ        ivStep+48(FP), DI
+	VMOVQ       DI, X9
+	MOVQ        BX, R8
+	LEAQ        (SP), R9
+	LEAQ        (SP), DI
+	CMPQ        R8, $0x00000001
+	JG          tweaks
+	VMOVDQU     1920(AX), X15
+	VPXOR       X8, X15, X0
+	VPADDQ      X9, X8, X8
+	VMOVDQU     1984(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2048(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2112(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2176(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2240(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2304(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2368(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2432(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2496(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2560(AX), X15
+	VAESENCLAST X15, X0, X0
+	VMOVDQU     X0, (R9)
+	JMP         crypt
 
 tweaks:
-	CMPQ        DI, $0x00000001
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), X15
 	VPXOR       X8, X15, X0
 	VPADDQ      X9, X8, X8
@@ -155,50 +181,22 @@ tweaks:
 	VAESENCLAST X15, X5, X5
 	VAESENCLAST X15, X6, X6
 	VAESENCLAST X15, X7, X7
-	VMOVDQU     X0, (R8)
-	VMOVDQU     X1, 16(R8)
-	VMOVDQU     X2, 32(R8)
-	VMOVDQU     X3, 48(R8)
-	VMOVDQU     X4, 64(R8)
-	VMOVDQU     X5, 80(R8)
-	VMOVDQU     X6, 96(R8)
-	VMOVDQU     X7, 112(R8)
-	ADDQ        $0x00000080, R8
-	SUBQ        $0x00000008, DI
+	VMOVDQU     X0, (R9)
+	VMOVDQU     X1, 16(R9)
+	VMOVDQU     X2, 32(R9)
+	VMOVDQU     X3, 48(R9)
+	VMOVDQU     X4, 64(R9)
+	VMOVDQU     X5, 80(R9)
+	VMOVDQU     X6, 96(R9)
+	VMOVDQU     X7, 112(R9)
+	ADDQ        $0x00000080, R9
+	SUBQ        $0x00000008, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), X15
-	VPXOR       X8, X15, X0
-	VPADDQ      X9, X8, X8
-	VMOVDQU     1984(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2048(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2112(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2176(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2240(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2304(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2368(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2432(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2496(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2560(AX), X15
-	VAESENCLAST X15, X0, X0
-	VMOVDQU     X0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialAESNI<>+0(SB), X8
 	VMOVDQU (AX), X9
 	VMOVDQU 640(AX), X10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector
@@ -579,16 +577,42 @@ TEXT ·decrypt128AESNI(SB), $2176-56
 	MOVQ chunks+32(FP), SI
 
 	// Encrypt the IVs of all sectors
-	MOVQ  iv+40(FP), DI
-	VMOVQ DI, X8
-	MOVQ  ivStep+48(FP), DI
-	VMOVQ DI, X9
-	MOVQ  BX, DI
-	LEAQ  (SP), R8
+	MOVQ        iv+40(FP), DI
+	VMOVQ       DI, X8
+	MOVQ        ivStep+48(FP), DI
+	VMOVQ       DI, X9
+	MOVQ        BX, R8
+	LEAQ        (SP), R9
+	LEAQ        (SP), DI
+	CMPQ        R8, $0x00000001
+	JG          tweaks
+	VMOVDQU     1920(AX), X15
+	VPXOR       X8, X15, X0
+	VPADDQ      X9, X8, X8
+	VMOVDQU     1984(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2048(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2112(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2176(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2240(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2304(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2368(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2432(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2496(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2560(AX), X15
+	VAESENCLAST X15, X0, X0
+	VMOVDQU     X0, (R9)
+	JMP         crypt
 
 tweaks:
-	CMPQ        DI, $0x00000001
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), X15
 	VPXOR       X8, X15, X0
 	VPADDQ      X9, X8, X8
@@ -696,50 +720,22 @@ tweaks:
 	VAESENCLAST X15, X5, X5
 	VAESENCLAST X15, X6, X6
 	VAESENCLAST X15, X7, X7
-	VMOVDQU     X0, (R8)
-	VMOVDQU     X1, 16(R8)
-	VMOVDQU     X2, 32(R8)
-	VMOVDQU     X3, 48(R8)
-	VMOVDQU     X4, 64(R8)
-	VMOVDQU     X5, 80(R8)
-	VMOVDQU     X6, 96(R8)
-	VMOVDQU     X7, 112(R8)
-	ADDQ        $0x00000080, R8
-	SUBQ        $0x00000008, DI
+	VMOVDQU     X0, (R9)
+	VMOVDQU     X1, 16(R9)
+	VMOVDQU     X2, 32(R9)
+	VMOVDQU     X3, 48(R9)
+	VMOVDQU     X4, 64(R9)
+	VMOVDQU     X5, 80(R9)
+	VMOVDQU     X6, 96(R9)
+	VMOVDQU     X7, 112(R9)
+	ADDQ        $0x00000080, R9
+	SUBQ        $0x00000008, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), X15
-	VPXOR       X8, X15, X0
-	VPADDQ      X9, X8, X8
-	VMOVDQU     1984(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2048(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2112(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2176(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2240(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2304(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2368(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2432(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2496(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2560(AX), X15
-	VAESENCLAST X15, X0, X0
-	VMOVDQU     X0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialAESNI<>+0(SB), X8
 	VMOVDQU 960(AX), X9
 	VMOVDQU 1600(AX), X10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector
@@ -1120,16 +1116,50 @@ TEXT ·encrypt256AESNI(SB), $2176-56
 	MOVQ chunks+32(FP), SI
 
 	// Encrypt the IVs of all sectors
-	MOVQ  iv+40(FP), DI
-	VMOVQ DI, X8
-	MOVQ  ivStep+48(FP), DI
-	VMOVQ DI, X9
-	MOVQ  BX, DI
-	LEAQ  (SP), R8
+	MOVQ        iv+40(FP), DI
+	VMOVQ       DI, X8
+	MOVQ        ivStep+48(FP), DI
+	VMOVQ       DI, X9
+	MOVQ        BX, R8
+	LEAQ        (SP), R9
+	LEAQ        (SP), DI
+	CMPQ        R8, $0x00000001
+	JG          tweaks
+	VMOVDQU     1920(AX), X15
+	VPXOR       X8, X15, X0
+	VPADDQ      X9, X8, X8
+	VMOVDQU     1984(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2048(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2112(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2176(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2240(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2304(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2368(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2432(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2496(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2560(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2624(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2688(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2752(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2816(AX), X15
+	VAESENCLAST X15, X0, X0
+	VMOVDQU     X0, (R9)
+	JMP         crypt
 
 tweaks:
-	CMPQ        DI, $0x00000001
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), X15
 	VPXOR       X8, X15, X0
 	VPADDQ      X9, X8, X8
@@ -1273,58 +1303,22 @@ tweaks:
 	VAESENCLAST X15, X5, X5
 	VAESENCLAST X15, X6, X6
 	VAESENCLAST X15, X7, X7
-	VMOVDQU     X0, (R8)
-	VMOVDQU     X1, 16(R8)
-	VMOVDQU     X2, 32(R8)
-	VMOVDQU     X3, 48(R8)
-	VMOVDQU     X4, 64(R8)
-	VMOVDQU     X5, 80(R8)
-	VMOVDQU     X6, 96(R8)
-	VMOVDQU     X7, 112(R8)
-	ADDQ        $0x00000080, R8
-	SUBQ        $0x00000008, DI
+	VMOVDQU     X0, (R9)
+	VMOVDQU     X1, 16(R9)
+	VMOVDQU     X2, 32(R9)
+	VMOVDQU     X3, 48(R9)
+	VMOVDQU     X4, 64(R9)
+	VMOVDQU     X5, 80(R9)
+	VMOVDQU     X6, 96(R9)
+	VMOVDQU     X7, 112(R9)
+	ADDQ        $0x00000080, R9
+	SUBQ        $0x00000008, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), X15
-	VPXOR       X8, X15, X0
-	VPADDQ      X9, X8, X8
-	VMOVDQU     1984(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2048(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2112(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2176(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2240(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2304(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2368(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2432(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2496(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2560(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2624(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2688(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2752(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2816(AX), X15
-	VAESENCLAST X15, X0, X0
-	VMOVDQU     X0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialAESNI<>+0(SB), X8
 	VMOVDQU (AX), X9
 	VMOVDQU 896(AX), X10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector
@@ -1777,16 +1771,50 @@ TEXT ·decrypt256AESNI(SB), $2176-56
 	MOVQ chunks+32(FP), SI
 
 	// Encrypt the IVs of all sectors
-	MOVQ  iv+40(FP), DI
-	VMOVQ DI, X8
-	MOVQ  ivStep+48(FP), DI
-	VMOVQ DI, X9
-	MOVQ  BX, DI
-	LEAQ  (SP), R8
+	MOVQ        iv+40(FP), DI
+	VMOVQ       DI, X8
+	MOVQ        ivStep+48(FP), DI
+	VMOVQ       DI, X9
+	MOVQ        BX, R8
+	LEAQ        (SP), R9
+	LEAQ        (SP), DI
+	CMPQ        R8, $0x00000001
+	JG          tweaks
+	VMOVDQU     1920(AX), X15
+	VPXOR       X8, X15, X0
+	VPADDQ      X9, X8, X8
+	VMOVDQU     1984(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2048(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2112(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2176(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2240(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2304(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2368(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2432(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2496(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2560(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2624(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2688(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2752(AX), X15
+	VAESENC     X15, X0, X0
+	VMOVDQU     2816(AX), X15
+	VAESENCLAST X15, X0, X0
+	VMOVDQU     X0, (R9)
+	JMP         crypt
 
 tweaks:
-	CMPQ        DI, $0x00000001
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), X15
 	VPXOR       X8, X15, X0
 	VPADDQ      X9, X8, X8
@@ -1930,58 +1958,22 @@ tweaks:
 	VAESENCLAST X15, X5, X5
 	VAESENCLAST X15, X6, X6
 	VAESENCLAST X15, X7, X7
-	VMOVDQU     X0, (R8)
-	VMOVDQU     X1, 16(R8)
-	VMOVDQU     X2, 32(R8)
-	VMOVDQU     X3, 48(R8)
-	VMOVDQU     X4, 64(R8)
-	VMOVDQU     X5, 80(R8)
-	VMOVDQU     X6, 96(R8)
-	VMOVDQU     X7, 112(R8)
-	ADDQ        $0x00000080, R8
-	SUBQ        $0x00000008, DI
+	VMOVDQU     X0, (R9)
+	VMOVDQU     X1, 16(R9)
+	VMOVDQU     X2, 32(R9)
+	VMOVDQU     X3, 48(R9)
+	VMOVDQU     X4, 64(R9)
+	VMOVDQU     X5, 80(R9)
+	VMOVDQU     X6, 96(R9)
+	VMOVDQU     X7, 112(R9)
+	ADDQ        $0x00000080, R9
+	SUBQ        $0x00000008, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), X15
-	VPXOR       X8, X15, X0
-	VPADDQ      X9, X8, X8
-	VMOVDQU     1984(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2048(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2112(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2176(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2240(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2304(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2368(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2432(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2496(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2560(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2624(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2688(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2752(AX), X15
-	VAESENC     X15, X0, X0
-	VMOVDQU     2816(AX), X15
-	VAESENCLAST X15, X0, X0
-	VMOVDQU     X0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialAESNI<>+0(SB), X8
 	VMOVDQU 960(AX), X9
 	VMOVDQU 1856(AX), X10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector

@@ -64,12 +64,38 @@ TEXT ·encrypt128VAES256(SB), $2304-56
 	VPADDQ       Y11, Y8, Y8
 	VPSLLQ       $0x01, Y9, Y9
 	VPAND        Y10, Y9, Y9
-	MOVQ         BX, DI
-	LEAQ         (SP), R8
+	MOVQ         BX, R8
+	LEAQ         (SP), R9
+	LEAQ         (SP), DI
+	CMPQ         R8, $0x00000002
+	JG           tweaks
+	VMOVDQU      1920(AX), Y15
+	VPXOR        Y8, Y15, Y0
+	VPADDQ       Y9, Y8, Y8
+	VMOVDQU      1984(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2048(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2112(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2176(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2240(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2304(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2368(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2432(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2496(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2560(AX), Y15
+	VAESENCLAST  Y15, Y0, Y0
+	VMOVDQU      Y0, (R9)
+	JMP          crypt
 
 tweaks:
-	CMPQ        DI, $0x00000002
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), Y15
 	VPXOR       Y8, Y15, Y0
 	VPADDQ      Y9, Y8, Y8
@@ -177,50 +203,22 @@ tweaks:
 	VAESENCLAST Y15, Y5, Y5
 	VAESENCLAST Y15, Y6, Y6
 	VAESENCLAST Y15, Y7, Y7
-	VMOVDQU     Y0, (R8)
-	VMOVDQU     Y1, 32(R8)
-	VMOVDQU     Y2, 64(R8)
-	VMOVDQU     Y3, 96(R8)
-	VMOVDQU     Y4, 128(R8)
-	VMOVDQU     Y5, 160(R8)
-	VMOVDQU     Y6, 192(R8)
-	VMOVDQU     Y7, 224(R8)
-	ADDQ        $0x00000100, R8
-	SUBQ        $0x00000010, DI
+	VMOVDQU     Y0, (R9)
+	VMOVDQU     Y1, 32(R9)
+	VMOVDQU     Y2, 64(R9)
+	VMOVDQU     Y3, 96(R9)
+	VMOVDQU     Y4, 128(R9)
+	VMOVDQU     Y5, 160(R9)
+	VMOVDQU     Y6, 192(R9)
+	VMOVDQU     Y7, 224(R9)
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x00000010, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), Y15
-	VPXOR       Y8, Y15, Y0
-	VPADDQ      Y9, Y8, Y8
-	VMOVDQU     1984(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2048(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2112(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2176(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2240(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2304(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2368(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2432(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2496(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2560(AX), Y15
-	VAESENCLAST Y15, Y0, Y0
-	VMOVDQU     Y0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialVAES256<>+0(SB), Y8
 	VMOVDQU (AX), Y9
 	VMOVDQU 640(AX), Y10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector
@@ -611,12 +609,38 @@ TEXT ·decrypt128VAES256(SB), $2304-56
 	VPADDQ       Y11, Y8, Y8
 	VPSLLQ       $0x01, Y9, Y9
 	VPAND        Y10, Y9, Y9
-	MOVQ         BX, DI
-	LEAQ         (SP), R8
+	MOVQ         BX, R8
+	LEAQ         (SP), R9
+	LEAQ         (SP), DI
+	CMPQ         R8, $0x00000002
+	JG           tweaks
+	VMOVDQU      1920(AX), Y15
+	VPXOR        Y8, Y15, Y0
+	VPADDQ       Y9, Y8, Y8
+	VMOVDQU      1984(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2048(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2112(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2176(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2240(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2304(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2368(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2432(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2496(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2560(AX), Y15
+	VAESENCLAST  Y15, Y0, Y0
+	VMOVDQU      Y0, (R9)
+	JMP          crypt
 
 tweaks:
-	CMPQ        DI, $0x00000002
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), Y15
 	VPXOR       Y8, Y15, Y0
 	VPADDQ      Y9, Y8, Y8
@@ -724,50 +748,22 @@ tweaks:
 	VAESENCLAST Y15, Y5, Y5
 	VAESENCLAST Y15, Y6, Y6
 	VAESENCLAST Y15, Y7, Y7
-	VMOVDQU     Y0, (R8)
-	VMOVDQU     Y1, 32(R8)
-	VMOVDQU     Y2, 64(R8)
-	VMOVDQU     Y3, 96(R8)
-	VMOVDQU     Y4, 128(R8)
-	VMOVDQU     Y5, 160(R8)
-	VMOVDQU     Y6, 192(R8)
-	VMOVDQU     Y7, 224(R8)
-	ADDQ        $0x00000100, R8
-	SUBQ        $0x00000010, DI
+	VMOVDQU     Y0, (R9)
+	VMOVDQU     Y1, 32(R9)
+	VMOVDQU     Y2, 64(R9)
+	VMOVDQU     Y3, 96(R9)
+	VMOVDQU     Y4, 128(R9)
+	VMOVDQU     Y5, 160(R9)
+	VMOVDQU     Y6, 192(R9)
+	VMOVDQU     Y7, 224(R9)
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x00000010, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), Y15
-	VPXOR       Y8, Y15, Y0
-	VPADDQ      Y9, Y8, Y8
-	VMOVDQU     1984(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2048(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2112(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2176(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2240(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2304(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2368(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2432(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2496(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2560(AX), Y15
-	VAESENCLAST Y15, Y0, Y0
-	VMOVDQU     Y0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialVAES256<>+0(SB), Y8
 	VMOVDQU 960(AX), Y9
 	VMOVDQU 1600(AX), Y10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector
@@ -1158,12 +1154,46 @@ TEXT ·encrypt256VAES256(SB), $2304-56
 	VPADDQ       Y11, Y8, Y8
 	VPSLLQ       $0x01, Y9, Y9
 	VPAND        Y10, Y9, Y9
-	MOVQ         BX, DI
-	LEAQ         (SP), R8
+	MOVQ         BX, R8
+	LEAQ         (SP), R9
+	LEAQ         (SP), DI
+	CMPQ         R8, $0x00000002
+	JG           tweaks
+	VMOVDQU      1920(AX), Y15
+	VPXOR        Y8, Y15, Y0
+	VPADDQ       Y9, Y8, Y8
+	VMOVDQU      1984(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2048(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2112(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2176(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2240(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2304(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2368(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2432(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2496(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2560(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2624(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2688(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2752(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2816(AX), Y15
+	VAESENCLAST  Y15, Y0, Y0
+	VMOVDQU      Y0, (R9)
+	JMP          crypt
 
 tweaks:
-	CMPQ        DI, $0x00000002
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), Y15
 	VPXOR       Y8, Y15, Y0
 	VPADDQ      Y9, Y8, Y8
@@ -1307,58 +1337,22 @@ tweaks:
 	VAESENCLAST Y15, Y5, Y5
 	VAESENCLAST Y15, Y6, Y6
 	VAESENCLAST Y15, Y7, Y7
-	VMOVDQU     Y0, (R8)
-	VMOVDQU     Y1, 32(R8)
-	VMOVDQU     Y2, 64(R8)
-	VMOVDQU     Y3, 96(R8)
-	VMOVDQU     Y4, 128(R8)
-	VMOVDQU     Y5, 160(R8)
-	VMOVDQU     Y6, 192(R8)
-	VMOVDQU     Y7, 224(R8)
-	ADDQ        $0x00000100, R8
-	SUBQ        $0x00000010, DI
+	VMOVDQU     Y0, (R9)
+	VMOVDQU     Y1, 32(R9)
+	VMOVDQU     Y2, 64(R9)
+	VMOVDQU     Y3, 96(R9)
+	VMOVDQU     Y4, 128(R9)
+	VMOVDQU     Y5, 160(R9)
+	VMOVDQU     Y6, 192(R9)
+	VMOVDQU     Y7, 224(R9)
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x00000010, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), Y15
-	VPXOR       Y8, Y15, Y0
-	VPADDQ      Y9, Y8, Y8
-	VMOVDQU     1984(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2048(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2112(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2176(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2240(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2304(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2368(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2432(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2496(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2560(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2624(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2688(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2752(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2816(AX), Y15
-	VAESENCLAST Y15, Y0, Y0
-	VMOVDQU     Y0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialVAES256<>+0(SB), Y8
 	VMOVDQU (AX), Y9
 	VMOVDQU 896(AX), Y10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector
@@ -1821,12 +1815,46 @@ TEXT ·decrypt256VAES256(SB), $2304-56
 	VPADDQ       Y11, Y8, Y8
 	VPSLLQ       $0x01, Y9, Y9
 	VPAND        Y10, Y9, Y9
-	MOVQ         BX, DI
-	LEAQ         (SP), R8
+	MOVQ         BX, R8
+	LEAQ         (SP), R9
+	LEAQ         (SP), DI
+	CMPQ         R8, $0x00000002
+	JG           tweaks
+	VMOVDQU      1920(AX), Y15
+	VPXOR        Y8, Y15, Y0
+	VPADDQ       Y9, Y8, Y8
+	VMOVDQU      1984(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2048(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2112(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2176(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2240(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2304(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2368(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2432(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2496(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2560(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2624(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2688(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2752(AX), Y15
+	VAESENC      Y15, Y0, Y0
+	VMOVDQU      2816(AX), Y15
+	VAESENCLAST  Y15, Y0, Y0
+	VMOVDQU      Y0, (R9)
+	JMP          crypt
 
 tweaks:
-	CMPQ        DI, $0x00000002
-	JLE         lastTweaks
 	VMOVDQU     1920(AX), Y15
 	VPXOR       Y8, Y15, Y0
 	VPADDQ      Y9, Y8, Y8
@@ -1970,58 +1998,22 @@ tweaks:
 	VAESENCLAST Y15, Y5, Y5
 	VAESENCLAST Y15, Y6, Y6
 	VAESENCLAST Y15, Y7, Y7
-	VMOVDQU     Y0, (R8)
-	VMOVDQU     Y1, 32(R8)
-	VMOVDQU     Y2, 64(R8)
-	VMOVDQU     Y3, 96(R8)
-	VMOVDQU     Y4, 128(R8)
-	VMOVDQU     Y5, 160(R8)
-	VMOVDQU     Y6, 192(R8)
-	VMOVDQU     Y7, 224(R8)
-	ADDQ        $0x00000100, R8
-	SUBQ        $0x00000010, DI
+	VMOVDQU     Y0, (R9)
+	VMOVDQU     Y1, 32(R9)
+	VMOVDQU     Y2, 64(R9)
+	VMOVDQU     Y3, 96(R9)
+	VMOVDQU     Y4, 128(R9)
+	VMOVDQU     Y5, 160(R9)
+	VMOVDQU     Y6, 192(R9)
+	VMOVDQU     Y7, 224(R9)
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x00000010, R8
 	JG          tweaks
-	JMP         tweaksDone
 
-lastTweaks:
-	VMOVDQU     1920(AX), Y15
-	VPXOR       Y8, Y15, Y0
-	VPADDQ      Y9, Y8, Y8
-	VMOVDQU     1984(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2048(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2112(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2176(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2240(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2304(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2368(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2432(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2496(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2560(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2624(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2688(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2752(AX), Y15
-	VAESENC     Y15, Y0, Y0
-	VMOVDQU     2816(AX), Y15
-	VAESENCLAST Y15, Y0, Y0
-	VMOVDQU     Y0, (R8)
-
-tweaksDone:
+crypt:
 	VMOVDQU polynomialVAES256<>+0(SB), Y8
 	VMOVDQU 960(AX), Y9
 	VMOVDQU 1856(AX), Y10
-	LEAQ    (SP), DI
 
 sector:
 	// Spread the tweak of a sector

@@ -52,6 +52,7 @@ type params struct {
 	keys, dst, src, sectors reg.GPVirtual
 	chunks                  reg.GPVirtual // of a sector
 	tweaks                  operand.Mem   // encrypted tweaks of all sectors
+	tweakAt                 reg.GPVirtual // place of the current sector's in tweaks
 	chunkTweaks             operand.Mem   // spill area of narrow kernels
 }
 
@@ -131,10 +132,13 @@ func (k *amd64Kernel) function() {
 	}
 	k.keys, k.dst, k.src = k.load("keys"), k.load("dst"), k.load("src")
 	k.sectors, k.chunks = k.load("sectors"), k.load("chunks")
-	k.encryptTweaks()
+	k.tweakAt = k.GP64()
 	if k.vectorBytes == 64 {
+		k.wideKeys()
+		k.encryptTweaks()
 		k.wideSectors()
 	} else {
+		k.encryptTweaks()
 		k.narrowSectors()
 	}
 	k.VZEROUPPER()

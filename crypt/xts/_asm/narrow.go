@@ -4,7 +4,6 @@ package main
 
 import (
 	"github.com/mmcloughlin/avo/operand"
-	"github.com/mmcloughlin/avo/reg"
 )
 
 // Registers of the kernels with 16 and 32 byte vectors, of which there are 16:
@@ -21,15 +20,15 @@ const (
 // narrowSectors is steps 2 and 3 with 16 or 32 byte vectors. The tweaks of a
 // chunk are on the stack.
 func (k *amd64Kernel) narrowSectors() {
+	k.Label("crypt")
 	k.loadVector(k.constant(constPolynomial), k.v(narrowPolynomial))
 	k.loadVector(offset(k.keys, k.keysOffset), k.v(narrowFirstKey))
 	k.loadVector(offset(k.keys, k.keysOffset+k.rounds*roundKeyBytes), k.v(narrowLastKey))
-	tweakAt, chunksLeft := k.GP64(), k.GP64()
-	k.LEAQ(k.tweaks, tweakAt)
+	chunksLeft := k.GP64()
 
 	k.Label("sector")
-	k.narrowSpread(tweakAt)
-	k.ADDQ(operand.U32(blockBytes), tweakAt)
+	k.narrowSpread()
+	k.ADDQ(operand.U32(blockBytes), k.tweakAt)
 	k.MOVQ(k.chunks, chunksLeft)
 	k.DECQ(chunksLeft)
 	k.Label("chunk")
@@ -46,14 +45,14 @@ func (k *amd64Kernel) narrowSectors() {
 func (k *amd64Kernel) spill(j int) operand.Mem { return k.chunkTweaks.Offset(j * k.vectorBytes) }
 
 // narrowSpread sets the tweaks of a sector's first chunk from the one in memory.
-func (k *amd64Kernel) narrowSpread(at reg.Register) {
+func (k *amd64Kernel) narrowSpread() {
 	k.Comment("Spread the tweak of a sector")
 	tweak := k.v(narrowTweak)
 	if k.lanes() == 1 {
-		k.VMOVDQU(offset(at, 0), tweak)
+		k.VMOVDQU(offset(k.tweakAt, 0), tweak)
 		k.storeVector(tweak, k.spill(0))
 	} else {
-		k.VBROADCASTI128(offset(at, 0), tweak)
+		k.VBROADCASTI128(offset(k.tweakAt, 0), tweak)
 	}
 	first := inFlight / k.lanes() // vectors with the first 8 tweaks
 	for j := range first {

@@ -15,7 +15,8 @@ func offset(base reg.Register, bytes int) operand.Mem {
 }
 
 // encryptTweaks is step 1: tweaks[s] = AES(tweak key, iv + s*ivStep) for each
-// sector s, and for some beyond the last one.
+// sector s, and for some beyond the last one: groups of 8 or 16 sectors, or a
+// single vector where that is enough. At maxSectors no group goes beyond.
 func (k *amd64Kernel) encryptTweaks() {
 	const iv, stride = 8, 9 // registers after the at most 8 being encrypted
 	k.Comment("Encrypt the IVs of all sectors")
@@ -23,18 +24,23 @@ func (k *amd64Kernel) encryptTweaks() {
 	left, at := k.GP64(), k.GP64()
 	k.MOVQ(k.sectors, left)
 	k.LEAQ(k.tweaks, at)
+	k.LEAQ(k.tweaks, k.tweakAt)
 	groupVectors := min(inFlight, 16/k.lanes())
-	k.Label("tweaks")
 	k.CMPQ(left, operand.U32(k.lanes()))
-	k.JLE(operand.LabelRef("lastTweaks"))
+	k.JG(operand.LabelRef("tweaks"))
+	k.tweakGroup(1, iv, stride, at)
+	if k.vectorBytes == 64 {
+		k.Comment("The first tweak is at hand, and short requests gain by not loading it again")
+		k.VSHUFI64X2(operand.Imm(0), k.v(0), k.v(0), k.v(wideTweak))
+		k.JMP(operand.LabelRef("spread"))
+	} else {
+		k.JMP(operand.LabelRef("crypt"))
+	}
+	k.Label("tweaks")
 	k.tweakGroup(groupVectors, iv, stride, at)
 	k.ADDQ(operand.U32(groupVectors*k.vectorBytes), at)
 	k.SUBQ(operand.U32(groupVectors*k.lanes()), left)
 	k.JG(operand.LabelRef("tweaks"))
-	k.JMP(operand.LabelRef("tweaksDone"))
-	k.Label("lastTweaks")
-	k.tweakGroup(1, iv, stride, at)
-	k.Label("tweaksDone")
 }
 
 // ivVectors sets register iv to the IVs of the first sectors, one a lane, and

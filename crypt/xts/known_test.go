@@ -156,11 +156,14 @@ func checkNISTTweaks(t *testing.T, records []nistRecord) {
 // readNIST returns the records with whole blocks.
 func readNIST(t *testing.T, name string) (records []nistRecord) {
 	t.Helper()
-	dir := os.Getenv("LUKSGATE_VECTORS")
-	if dir == "" {
+	dir, said := os.LookupEnv("LUKSGATE_VECTORS")
+	if !said {
 		dir = filepath.Join("..", "..", "..", "shared", "vectors")
 	}
 	file, err := os.Open(filepath.Join(dir, "xts", name))
+	if err != nil && said {
+		t.Fatal(err)
+	}
 	if err != nil {
 		t.Skipf("no NIST vectors: %v", err)
 	}

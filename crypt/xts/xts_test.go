@@ -4,6 +4,7 @@ package xts
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
@@ -42,11 +43,11 @@ func mustHex(tb testing.TB, s string) []byte {
 }
 
 func randomBytes(rnd *rand.Rand, n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(rnd.Uint32())
+	b := make([]byte, 0, n+8)
+	for len(b) < n {
+		b = binary.LittleEndian.AppendUint64(b, rnd.Uint64())
 	}
-	return b
+	return b[:n:n]
 }
 
 // wantPanic runs f and fails unless it panics.

@@ -62,7 +62,9 @@ func (g *gate) stop(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: make([]byte, 1<<20)})
 	dir := t.TempDir()
-	write := func(name, content string) string { return testenv.WriteFile(t, filepath.Join(dir, name), []byte(content)) }
+	write := func(name, content string) string {
+		return testenv.WriteFile(t, filepath.Join(dir, name), []byte(content))
+	}
 	wrong, newline := write("wrong", "not it"), write("newline", "correct horse\n")
 	plain := write("plain.img", strings.Repeat("x", 8192))
 	whole, err := os.ReadFile(luks.Path)

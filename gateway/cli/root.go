@@ -95,7 +95,7 @@ func misuseIsUsage(c *cobra.Command) {
 			}
 			return nil
 		}
-		c.RunE = func(c *cobra.Command, args []string) error {
+		c.RunE = func(c *cobra.Command, _ []string) error {
 			_ = c.Help()
 			return wrap(c, errors.New("a command is missing"))
 		}

@@ -70,15 +70,15 @@ func newXMLQemu(s std) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			print := attach.QemuBlockdev
+			options := attach.QemuBlockdev
 			switch form {
 			case "blockdev":
 			case "drive":
-				print = attach.QemuDrive
+				options = attach.QemuDrive
 			default:
 				return usage("--form %q: expected blockdev or drive", form)
 			}
-			args, err := print(opts)
+			args, err := options(opts)
 			if err != nil {
 				return attachError(err)
 			}

@@ -43,7 +43,7 @@ func (f File) Passphrase(context.Context) (*secret.Bytes, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", f, err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	return read(f, r)
 }
 
@@ -59,7 +59,7 @@ func (f FD) Passphrase(context.Context) (*secret.Bytes, error) {
 	if r == nil {
 		return nil, fmt.Errorf("%s: not a file descriptor", f)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	return read(f, r)
 }
 

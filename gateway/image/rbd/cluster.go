@@ -62,7 +62,7 @@ func Connect(cfg Config) (*Cluster, error) {
 	}
 	if err := conn.Connect(); err != nil {
 		conn.Shutdown()
-		return nil, connectError(user, cfg, err)
+		return nil, connectError(user, err)
 	}
 	q, err := newQueue()
 	if err != nil {
@@ -103,7 +103,7 @@ func configure(conn *rados.Conn, cfg Config) error {
 	return nil
 }
 
-func connectError(user string, cfg Config, err error) error {
+func connectError(user string, err error) error {
 	hint := ""
 	switch errno(err) {
 	case syscall.ETIMEDOUT:

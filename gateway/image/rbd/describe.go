@@ -5,6 +5,7 @@
 package rbd
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 
@@ -22,8 +23,11 @@ func (c *Cluster) Describe(ref image.Ref) (*Info, error) {
 	at := &top
 	for level := range maxLevels {
 		info, parent, err := c.describeOne(ref)
+		if err != nil && level > 0 {
+			return nil, fmt.Errorf("%s: its parent: %w", top.Name, err)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("level %d of the parent chain: %w", level, err)
+			return nil, err
 		}
 		*at, at = info, &info.Parent
 		if parent == nil {
@@ -42,15 +46,15 @@ func (c *Cluster) describeOne(ref image.Ref) (*Info, *image.Ref, error) {
 	defer io.Destroy()
 	img, err := librbd.OpenImageReadOnly(io, ref.Image, ref.Snapshot)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w: %w", ref, image.ErrUnreachable, err)
+		return nil, nil, openError(ref, err)
 	}
-	defer img.Close()
+	defer func() { _ = img.Close() }()
 	info := &Info{Name: ref.String()}
 	if err := info.fill(img); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	parent, err := img.GetParent()
-	if err == librbd.ErrNotFound || info.OverlapBytes == 0 {
+	if errors.Is(err, librbd.ErrNotFound) || info.OverlapBytes == 0 {
 		return info, nil, nil
 	}
 	if err != nil {

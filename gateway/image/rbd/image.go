@@ -78,15 +78,18 @@ func (m *Image) open(readOnly bool) error {
 	if r == 0 {
 		return nil
 	}
-	err := syscall.Errno(-r)
-	if err == syscall.ENOENT {
-		what := "image"
-		if m.ref.Snapshot != "" {
-			what = "image or snapshot"
-		}
-		return fmt.Errorf("%s: %w: there is no such %s", m.ref, image.ErrUnreachable, what)
+	return openError(m.ref, syscall.Errno(-r))
+}
+
+func openError(ref image.Ref, err error) error {
+	if !errors.Is(err, syscall.ENOENT) && errno(err) != syscall.ENOENT {
+		return fmt.Errorf("%s: %w: opening it: %w", ref, image.ErrUnreachable, err)
 	}
-	return fmt.Errorf("%s: %w: opening it: %w", m.ref, image.ErrUnreachable, err)
+	what := "image"
+	if ref.Snapshot != "" {
+		what = "image or snapshot"
+	}
+	return fmt.Errorf("%s: %w: there is no such %s", ref, image.ErrUnreachable, what)
 }
 
 func (m *Image) readSize() error {
@@ -118,7 +121,7 @@ func (m *Image) holder() string {
 	if err != nil {
 		return "another client"
 	}
-	defer img.Close()
+	defer func() { _ = img.Close() }()
 	owners, err := img.LockGetOwners()
 	if err != nil || len(owners) == 0 {
 		return "another client"

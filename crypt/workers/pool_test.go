@@ -5,6 +5,7 @@ package workers
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -221,5 +222,48 @@ func TestRunDoesNotAllocate(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(200, func() { p.Run(c, 64, 64) }); n != 0 {
 		t.Errorf("an inline Run allocates %v times", n)
+	}
+}
+
+// spinner is a task whose units take longer than yieldAfter each.
+type spinner struct{ units atomic.Int32 }
+
+func (s *spinner) Do(lo, hi int) {
+	for start := time.Now(); time.Since(start) < yieldAfter; {
+	}
+	s.units.Add(int32(hi - lo))
+}
+
+// TestLargeTaskYields has one processor for a large task and a goroutine that
+// counts its own turns. It gets one after every slice, or every second one while
+// a helper competes; if Run did not yield it would get one in 10 ms, which is 50
+// slices.
+func TestLargeTaskYields(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, n := range []int{1, 2} {
+		p := New(n)
+		var turns atomic.Int32
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					turns.Add(1)
+					runtime.Gosched()
+				}
+			}
+		}()
+		s := &spinner{}
+		p.Run(s, 200, 1)
+		got := turns.Load()
+		close(stop)
+		<-stopped
+		p.Close()
+		if s.units.Load() != 200 || got < 50 {
+			t.Errorf("pool of %d: another goroutine had %d turns in %d slices, want at least 50", n, got, s.units.Load())
+		}
 	}
 }

@@ -2,15 +2,12 @@
 
 package xts
 
-// ieeeVectors are from IEEE Std 1619-2007, annex B (vectors 1 to 5 and 10 to
-// 14). The plaintext counts 00 01 .. ff 00 .. or, where
-// plain is not negative, repeats that byte; only vector 5 encrypts
-// the ciphertext of vector 4. Head is the start of the ciphertext, and sha256
-// that of the whole.
+// ieeeVectors are from IEEE Std 1619-2007, annex B: vectors 1 to 5 and 10 to 14.
+// Head is the start of the ciphertext, and sha256 is of all of it.
 var ieeeVectors = []struct {
 	key        string
 	iv         uint64
-	plain      int // repeated byte, -1: counting, -2: ciphertext of the vector before
+	plain      int // repeated byte; -1: 00 01 .. ff 00 ..; -2: ciphertext of the vector before
 	plainBytes int
 	head       string
 	sha256     string

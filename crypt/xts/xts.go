@@ -41,8 +41,8 @@ const (
 // scheduler can not preempt assembly, and 64 KiB take a few microseconds.
 const maxCallBytes = 64 << 10
 
-// ErrReleased is what a Cipher panics with that is used after Release.
-var ErrReleased = errors.New("xts: cipher used after Release")
+// errReleased is what a Cipher panics with that is used after Release.
+var errReleased = errors.New("xts: cipher used after Release")
 
 // Cipher encrypts and decrypts sectors under one key. Its methods may be called
 // from several goroutines at once, except Release, which must be the last call.
@@ -170,7 +170,7 @@ func (c *Cipher) run(f kernelFunc, dst, src []byte, iv uint64) {
 func (c *Cipher) check(dst, src []byte) {
 	switch {
 	case c.released:
-		panic(ErrReleased)
+		panic(errReleased)
 	case len(src)%c.sectorBytes != 0:
 		panic(fmt.Sprintf("xts: length %d is no multiple of the sector size %d", len(src), c.sectorBytes))
 	case len(dst) < len(src):

@@ -104,7 +104,7 @@ func TestReleasedCipherPanics(t *testing.T) {
 		c := mustCipher(t, kernel, make([]byte, 32), 512)
 		c.Release()
 		c.Release()
-		if got := wantPanic(t, "use after Release", func() { c.Encrypt(nil, nil, 0) }); got != nil && !errors.Is(got.(error), ErrReleased) {
+		if got := wantPanic(t, "use after Release", func() { c.Encrypt(nil, nil, 0) }); got != nil && !errors.Is(got.(error), errReleased) {
 			t.Errorf("panic value is %v", got)
 		}
 		if c.SectorBytes() != 512 {

@@ -12,8 +12,8 @@
 // Keys. Assembly kernels keep the expanded keys in locked memory outside the Go
 // heap, wiped by Release. The portable kernel uses crypto/aes, whose expanded
 // keys are on the Go heap: Release can only forget them, and the garbage
-// collector decides when the memory is used again. Processor registers are not
-// cleared after a call.
+// collector decides when the memory is used again. Not cleared after a call are
+// the processor's registers, and encrypted initial vectors on the stack.
 package xts
 
 import (
@@ -95,7 +95,10 @@ func newCipher(k *kernel, key []byte, sectorBytes int) (*Cipher, error) {
 	}
 	c := &Cipher{sectorBytes: sectorBytes, ivStep: uint64(sectorBytes / IVUnitBytes)}
 	if k.encrypt128 == nil {
-		return c, c.initPortable(key)
+		if err := c.initPortable(key); err != nil {
+			return nil, err
+		}
+		return c, nil
 	}
 	schedule, err := secret.New(scheduleBytes)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 // fast are parameters that take no time: tests are not about the strength of passphrases.
 var (
 	fast       = luks.KDFOptions{Type: "pbkdf2", Iterations: 1000}
+	fastest    = luks.KDFOptions{Type: "pbkdf2", Iterations: 1}
 	fastArgon2 = luks.KDFOptions{TimeCost: 1, MemoryKiB: 64, Threads: 1}
 )
 

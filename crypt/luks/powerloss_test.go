@@ -12,22 +12,31 @@ import (
 )
 
 // crash calls f with every state in which a power loss could leave the disk: all writes up to a Sync are there; of the ones
-// after it any subset is, and one of them may be torn, at its front or at its back. Each state is a fresh image.
+// after it any subset is, and one of them may be torn, at its front or at its back. f must not keep the state.
 func crash(before []byte, log []event, f func(state []byte)) {
-	stable := bytes.Clone(before)
+	stable, state := bytes.Clone(before), make([]byte, len(before))
 	var pending []event
-	flush := func() {
-		for subset := range 1 << len(pending) {
-			state := bytes.Clone(stable)
-			for i, w := range pending {
-				if subset>>i&1 != 0 {
-					copy(state[w.offsetBytes:], w.data)
-				}
+	// show calls f with the pending writes of a subset, and a part of one more.
+	show := func(subset int, torn event) {
+		copy(state, stable)
+		for i, w := range pending {
+			if subset>>i&1 != 0 {
+				copy(state[w.offsetBytes:], w.data)
 			}
-			f(state)
+		}
+		copy(state[torn.offsetBytes:], torn.data)
+		f(state)
+	}
+	for _, e := range append(log, event{}) {
+		if e.data != nil {
+			pending = append(pending, e)
+			continue
+		}
+		for subset := range 1 << len(pending) {
+			show(subset, event{})
 			for i, w := range pending {
 				if subset>>i&1 == 0 {
-					tear(state, w, f)
+					tear(w, func(part event) { show(subset, part) })
 				}
 			}
 		}
@@ -36,29 +45,18 @@ func crash(before []byte, log []event, f func(state []byte)) {
 		}
 		pending = nil
 	}
-	for _, e := range log {
-		if e.data == nil {
-			flush()
-		} else {
-			pending = append(pending, e)
-		}
-	}
-	flush()
-	f(stable)
 }
 
-// tear calls f with states in which a part of a write is done: cuts at every sector of small writes, at some of large ones,
-// and in the middle of sectors.
-func tear(state []byte, w event, f func([]byte)) {
-	step := max(512, len(w.data)/16/512*512)
-	for _, inside := range []int{0, 100, 511} {
-		for cut := step + inside; cut < len(w.data); cut += step {
-			front, back := bytes.Clone(state), bytes.Clone(state)
-			copy(front[w.offsetBytes:], w.data[:cut])
-			copy(back[w.offsetBytes+int64(cut):], w.data[cut:])
-			f(front)
-			f(back)
-		}
+// tear calls f with parts of a write: headers end at every sector and begin in the middle of every sector, areas of
+// keyslots do so in some places.
+func tear(w event, f func(event)) {
+	step := 512
+	if len(w.data) > 16<<10 {
+		step = len(w.data) / 8 / 512 * 512
+	}
+	for cut := step; cut < len(w.data); cut += step {
+		f(event{w.offsetBytes, w.data[:cut]})
+		f(event{w.offsetBytes + int64(cut) + 100, w.data[cut+100:]})
 	}
 }
 
@@ -74,7 +72,7 @@ func changes(t *testing.T) []change {
 	ctx := context.Background()
 	return []change{
 		{"add", []string{"first", "second"}, nil, func(t *testing.T, h *luks.Header, dev *memory, key *luks.VolumeKey) error {
-			_, _, err := h.AddKey(ctx, dev, key, mustSecret(t, "new"), luks.KeyslotOptions{KDF: fast})
+			_, _, err := h.AddKey(ctx, dev, key, mustSecret(t, "new"), luks.KeyslotOptions{KDF: fastest})
 			return err
 		}},
 		{"remove", []string{"first"}, nil, func(_ *testing.T, h *luks.Header, dev *memory, _ *luks.VolumeKey) error {
@@ -82,7 +80,7 @@ func changes(t *testing.T) []change {
 			return err
 		}},
 		{"change", []string{"second"}, []string{"first", "new"}, func(t *testing.T, h *luks.Header, dev *memory, key *luks.VolumeKey) error {
-			_, _, err := h.ChangeKey(ctx, dev, key, mustSecret(t, "new"), luks.KeyslotOptions{KDF: fast})
+			_, _, err := h.ChangeKey(ctx, dev, key, mustSecret(t, "new"), luks.KeyslotOptions{KDF: fastest})
 			return err
 		}},
 	}
@@ -113,9 +111,9 @@ func TestPowerLossAtEveryWrite(t *testing.T) {
 }
 
 func cutEverywhere(t *testing.T, version int, spoil func([]byte), op change) {
-	opts := luks.FormatOptions{Version: version, KeyBytes: 32}
+	opts := luks.FormatOptions{Version: version, KeyBytes: 32, KDF: fastest}
 	dev, h, key := formatted(t, opts)
-	_, h, err := h.AddKey(context.Background(), dev, key, mustSecret(t, "second"), luks.KeyslotOptions{KDF: fast})
+	_, h, err := h.AddKey(context.Background(), dev, key, mustSecret(t, "second"), luks.KeyslotOptions{KDF: fastest})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,8 +170,8 @@ func TestFailedWriteLeavesAnOpenableHeader(t *testing.T) {
 	for _, version := range []int{1, 2} {
 		for _, op := range changes(t) {
 			for failAt := 1; ; failAt++ {
-				dev, h, key := formatted(t, luks.FormatOptions{Version: version, KeyBytes: 32})
-				_, h, err := h.AddKey(context.Background(), dev, key, mustSecret(t, "second"), luks.KeyslotOptions{KDF: fast})
+				dev, h, key := formatted(t, luks.FormatOptions{Version: version, KeyBytes: 32, KDF: fastest})
+				_, h, err := h.AddKey(context.Background(), dev, key, mustSecret(t, "second"), luks.KeyslotOptions{KDF: fastest})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -185,6 +183,39 @@ func TestFailedWriteLeavesAnOpenableHeader(t *testing.T) {
 						t.Errorf("luks%d %s: only %d writes", version, op.name, failAt-1)
 					}
 					break
+				}
+			}
+		}
+	}
+}
+
+// TestCryptsetupOpensBetweenWrites asks cryptsetup about the states after each write; that it may repair them is its affair.
+func TestCryptsetupOpensBetweenWrites(t *testing.T) {
+	for _, version := range []int{1, 2} {
+		for _, op := range changes(t) {
+			dev, h, key := formatted(t, luks.FormatOptions{Version: version, KeyBytes: 32, KDF: fastest})
+			_, h, err := h.AddKey(context.Background(), dev, key, mustSecret(t, "second"), luks.KeyslotOptions{KDF: fastest})
+			if err != nil {
+				t.Fatal(err)
+			}
+			state := &memory{data: bytes.Clone(dev.data)}
+			dev.log = nil
+			if err := op.run(t, h, dev, key); err != nil {
+				t.Fatal(err)
+			}
+			for i, e := range dev.log {
+				copy(state.data[e.offsetBytes:], e.data)
+				if e.data == nil {
+					continue
+				}
+				path := state.save(t)
+				for _, p := range op.always {
+					if !cryptsetupOpens(t, path, p) {
+						t.Errorf("luks%d %s, event %d: cryptsetup does not open it with %q", version, op.name, i, p)
+					}
+				}
+				if len(op.either) > 0 && !cryptsetupOpens(t, path, op.either[0]) && !cryptsetupOpens(t, path, op.either[1]) {
+					t.Errorf("luks%d %s, event %d: cryptsetup opens it with none of %q", version, op.name, i, op.either)
 				}
 			}
 		}

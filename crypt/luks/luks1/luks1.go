@@ -132,7 +132,10 @@ func Parse(b []byte) (*Header, error) {
 		s.AreaOffsetSectors = binary.BigEndian.Uint32(p[40:])
 		s.Stripes = binary.BigEndian.Uint32(p[44:])
 	}
-	return h, h.validate()
+	if err := h.validate(); err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // cut returns a fixed-size name up to its first NUL; the last byte never counts.
@@ -238,7 +241,10 @@ func New(keyBytes int, payloadOffsetBytes int64) (*Header, error) {
 	if payloadOffsetBytes != 0 && payloadOffsetBytes < at {
 		return nil, fmt.Errorf("%w: data offset of %d bytes, the header needs %d", lukserr.NoSpace, payloadOffsetBytes, at)
 	}
-	return h, h.validate()
+	if err := h.validate(); err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // MinPayloadBytes is where the data may begin at the earliest behind a header that New lays out.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/luksgate/luksgate/nbdserver/wire"
 )
@@ -17,7 +18,8 @@ func (h *handshake) open(name string) (*openedExport, error) {
 		return h.opened, nil
 	}
 	h.closeOpened()
-	info, device, err := h.server.catalog.Open(h.ctx, name, h.peer)
+	info, device, err := h.endpoint.Catalog.Open(h.ctx, name, h.peer)
+	_ = h.conn.SetDeadline(time.Now().Add(h.server.limits.Handshake)) // what opening took is not the client's fault
 	if err != nil {
 		return nil, err
 	}

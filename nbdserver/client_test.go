@@ -505,3 +505,12 @@ func (f *faulty) Extents(name string, offset, length int64, dst []nbdserver.Exte
 func deferred(sizeBytes int64) *memdevice.Device {
 	return memdevice.New(sizeBytes).With(func(p *nbdserver.Properties) { p.Immediate = false })
 }
+
+// filled writes data into all of d: zeros would be sent as holes, which fit any socket.
+func filled(d *memdevice.Device) *memdevice.Device {
+	piece := noise(3, 1<<20)
+	for offset := int64(0); offset < d.SizeBytes(); offset += int64(len(piece)) {
+		_ = d.WriteAt(piece, offset, false)
+	}
+	return d
+}

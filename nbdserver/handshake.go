@@ -21,11 +21,12 @@ import (
 //  2. options, one after the other (negotiate)
 //  3. EXPORT_NAME or GO ends it with a session
 type handshake struct {
-	server *Server
-	ctx    context.Context
-	conn   net.Conn // TLS once that is up
-	plain  net.Conn
-	peer   *Peer
+	server   *Server
+	endpoint Endpoint
+	ctx      context.Context
+	conn     net.Conn // TLS once that is up
+	plain    net.Conn
+	peer     *Peer
 
 	noZeroes bool
 	tlsOn    bool
@@ -138,7 +139,7 @@ func (h *handshake) readOption() (uint32, []byte, error) {
 
 // option answers one option. It returns true when the session is complete.
 func (h *handshake) option(id uint32, data []byte) (session, bool, error) {
-	t := h.server.tls
+	t := h.endpoint.TLS
 	if t != nil && t.Required && !h.tlsOn && id != wire.OptStartTLS && id != wire.OptAbort {
 		if id == wire.OptExportName { // has no error reply
 			return session{}, false, failHandshake(reasonTLS, "client asks for an export without TLS")
@@ -192,7 +193,7 @@ func (h *handshake) list(data []byte) error {
 	if len(data) != 0 {
 		return h.replyError(wire.OptList, wire.RepErrInvalid, "option takes no data")
 	}
-	exports, err := h.server.catalog.List(h.ctx, h.peer)
+	exports, err := h.endpoint.Catalog.List(h.ctx, h.peer)
 	if errors.Is(err, ErrDenied) {
 		return h.replyError(wire.OptList, wire.RepErrPolicy, "listing is not allowed")
 	}

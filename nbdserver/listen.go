@@ -37,14 +37,17 @@ type UnixListener struct {
 
 // Close stops listening and removes the name, unless another server has put its own socket there.
 func (l *UnixListener) Close() error {
-	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.info) {
+	if now, err := os.Lstat(l.path); err == nil && l.info != nil && os.SameFile(now, l.info) {
 		_ = os.Remove(l.path)
 	}
 	return l.UnixListener.Close()
 }
 
+// Path is the socket's name.
+func (l *UnixListener) Path() string { return l.path }
+
 // Keep makes Close leave the name in place, for a successor that has the socket.
-func (l *UnixListener) Keep() { l.path = "" }
+func (l *UnixListener) Keep() { l.info = nil }
 
 // ListenUnix listens on a unix socket. The socket has its owner and mode before anybody can connect by its name. A
 // socket that is left over from a server that is gone is replaced; one that answers, or any other file, is not.

@@ -2,7 +2,10 @@
 
 package nbdserver
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // Metrics is told what happens. Its methods are called by many goroutines at once and must not block.
 type Metrics interface {
@@ -14,7 +17,8 @@ type Metrics interface {
 	Connected(export string) ConnMetrics
 }
 
-// ConnMetrics is told about one connection.
+// ConnMetrics is told about one connection. If it is a slog.LogValuer too, its value ends up in the line that is logged
+// when the connection ends.
 type ConnMetrics interface {
 	// Request is called when a request was executed: the command's name ("read", "write", ...), the bytes it was
 	// about, how long it waited between its last byte and its execution, how long the device took, and the NBD error
@@ -33,6 +37,14 @@ func commandName(command uint16) string {
 		return commandNames[command]
 	}
 	return "unknown"
+}
+
+// totals is what a connection's metrics have to say at its end.
+func totals(m ConnMetrics) slog.Attr {
+	if v, ok := m.(slog.LogValuer); ok {
+		return slog.Any("totals", v)
+	}
+	return slog.Attr{}
 }
 
 type noMetrics struct{}

@@ -21,6 +21,13 @@ type Options struct {
 	Limits Limits
 }
 
+// An Endpoint is what the clients of one listener see.
+type Endpoint struct {
+	Catalog Catalog
+	// TLS is off when nil.
+	TLS *TLSOptions
+}
+
 // Limits bound what clients can make the server do. Zero values mean the defaults.
 type Limits struct {
 	// Connections in all (1024), those still negotiating included.

@@ -17,11 +17,10 @@ import (
 
 // Server serves the exports of a catalog to NBD clients. Its methods may be called by many goroutines at once.
 type Server struct {
-	catalog Catalog
-	log     *slog.Logger
-	metrics Metrics
-	tls     *TLSOptions
-	limits  Limits
+	endpoint Endpoint // of Serve and ServeConn
+	log      *slog.Logger
+	metrics  Metrics
+	limits   Limits
 
 	pool    *buffer.Pool // payloads and replies
 	reads   *buffer.Pool // read buffers of busy connections
@@ -52,7 +51,7 @@ func New(o Options) *Server {
 	}
 	limits := o.Limits.withDefaults()
 	return &Server{
-		catalog: o.Catalog, log: o.Logger, metrics: o.Metrics, tls: o.TLS, limits: limits,
+		endpoint: Endpoint{Catalog: o.Catalog, TLS: o.TLS}, log: o.Logger, metrics: o.Metrics, limits: limits,
 		pool:      buffer.New(limits.BufferBytes),
 		reads:     buffer.New(max(limits.BufferBytes/8, bigReadBytes)),
 		workers:   newWorkers(),
@@ -65,6 +64,17 @@ func New(o Options) *Server {
 // Serve accepts clients until ctx ends, which cuts all of its connections, or until Shutdown, after which it returns
 // ErrServerClosed. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.ServeAt(ctx, l, s.endpoint)
+}
+
+// ServeAt is Serve for a listener with a catalog and TLS of its own. A zero field of e means the server's.
+func (s *Server) ServeAt(ctx context.Context, l net.Listener, e Endpoint) error {
+	if e.Catalog == nil {
+		e.Catalog = s.endpoint.Catalog
+	}
+	if e.TLS == nil {
+		e.TLS = s.endpoint.TLS
+	}
 	if !s.addListener(l) {
 		_ = l.Close()
 		return ErrServerClosed
@@ -81,7 +91,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		c, err := l.Accept()
 		if err == nil {
 			pause = 0
-			conns.Go(func() { s.ServeConn(ctx, c) })
+			conns.Go(func() { s.serveConn(ctx, c, e) })
 			continue
 		}
 		switch {
@@ -105,7 +115,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // ServeConn serves one connection until the client or the server ends it, and closes it. When ctx ends the connection is
 // cut.
-func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
+func (s *Server) ServeConn(ctx context.Context, c net.Conn) { s.serveConn(ctx, c, s.endpoint) }
+
+func (s *Server) serveConn(ctx context.Context, c net.Conn, e Endpoint) {
 	if err := s.addConn(c); err != nil {
 		_ = c.Close()
 		if ok, dropped := s.refused.allow(time.Now(), 1); ok {
@@ -121,7 +133,7 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 	defer stop()
 	defer func() { _ = c.Close() }()
 
-	h := &handshake{server: s, ctx: ctx, conn: c, plain: c, peer: peerOf(c)}
+	h := &handshake{server: s, endpoint: e, ctx: ctx, conn: c, plain: c, peer: peerOf(c)}
 	sess, stream, err := h.run()
 	if err != nil {
 		s.logHandshake(h.peer, err)
@@ -145,9 +157,9 @@ func (s *Server) transmit(ctx context.Context, raw, stream net.Conn, peer *Peer,
 	}
 	err := t.serve()
 	if errors.Is(err, errDisconnected) || errors.Is(err, io.EOF) || errors.Is(err, errDrained) {
-		t.log.Info("connection closed", "reason", err, "after", time.Since(start))
+		t.log.Info("connection closed", "reason", err, "after", time.Since(start), totals(t.metrics))
 	} else {
-		t.log.Warn("connection lost", "reason", err, "after", time.Since(start))
+		t.log.Warn("connection lost", "reason", err, "after", time.Since(start), totals(t.metrics))
 	}
 	if t.metrics != nil {
 		t.metrics.Closed()
@@ -214,6 +226,17 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.reads.Close()
 	}
 	return err
+}
+
+// Disconnect drains the connections of one export as Shutdown drains all. It does not wait.
+func (s *Server) Disconnect(export string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		if c != nil && c.session.export.Name == export {
+			c.drain()
+		}
+	}
 }
 
 // BufferStats says how the budget for payload buffers is used.

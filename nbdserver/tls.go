@@ -27,12 +27,12 @@ func (h *handshake) startTLS(data []byte) error {
 	switch {
 	case len(data) != 0:
 		return h.replyError(id, wire.RepErrInvalid, "option takes no data")
-	case h.server.tls == nil:
+	case h.endpoint.TLS == nil:
 		return h.replyError(id, wire.RepErrUnsupported, "TLS is not configured")
 	case h.tlsOn:
 		return h.replyError(id, wire.RepErrInvalid, "TLS is on already")
 	}
-	config, err := h.server.tls.Config()
+	config, err := h.endpoint.TLS.Config()
 	if err != nil {
 		h.server.log.Error("TLS is not available", "error", err)
 		return h.replyError(id, wire.RepErrPlatform, "TLS is not available now")

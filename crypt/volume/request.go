@@ -5,7 +5,7 @@ package volume
 import "encoding/binary"
 
 // grainBytes is the least that is worth handing to another processor; docs/benchmarks.md has the measurement.
-const grainBytes = 64 << 10
+const grainBytes = 256 << 10
 
 // A request is the state of one read or write, reused so that the steady state allocates nothing.
 type request struct {

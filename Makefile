@@ -81,17 +81,18 @@ test-noceph: ## the tests of what differs in a build without Ceph
 	$(GO_PURE) test -tags noceph . ./gateway/...
 
 .PHONY: test-purego
-test-purego: ## the tests of crypt/ without assembly
-	$(GO_PURE) test -tags noceph,purego ./crypt/...
+test-purego: ## the tests of the cipher and what stands on it without assembly
+	$(GO_PURE) test -tags noceph,purego ./crypt/xts/... ./crypt/workers/... ./crypt/volume/...
 
 # What an emulator cannot show: these tests start themselves once more, or ask the kernel about their own memory.
 NOT_EMULATED := ^(TestKernelAgrees|TestInChildProcess|TestEnvironmentChoosesKernel)$$
 
 .PHONY: test-arm64
-test-arm64: ## the tests of crypt/ and of the wire format as an arm64 program, under qemu-aarch64-static
+test-arm64: ## the tests of what has assembly, unsafe or byte order in it as an arm64 program, emulated
 	GOARCH=arm64 $(GO_PURE) vet -tags noceph ./...
 	GOARCH=arm64 $(GO_PURE) test -tags noceph -short -exec "$$(command -v qemu-aarch64-static)" \
-	  -skip '$(NOT_EMULATED)' ./crypt/... ./nbdserver/wire/...
+	  -skip '$(NOT_EMULATED)' ./crypt/xts/... ./crypt/workers/... ./crypt/volume/... ./crypt/secret/... \
+	  ./crypt/luks/luks1 ./crypt/luks/luks2 ./nbdserver/wire/... ./nbdserver/buffer/...
 
 .PHONY: check
 check: ## gofmt, vet, golangci-lint, shellcheck; generated files are up to date

@@ -78,7 +78,7 @@ func restore(dev Device, sizeBytes int64, backup io.ReaderAt, backupBytes int64,
 	}
 	if !force {
 		if err != nil {
-			return nil, fmt.Errorf("%w: the image has no header to compare with (%v), force is needed", ErrInUse, err)
+			return nil, fmt.Errorf("%w: the image has no header to compare with (%s), force is needed", ErrInUse, err.Error())
 		}
 		if err := sameImage(from, now); err != nil {
 			return nil, err

@@ -5,7 +5,7 @@ package luks_test
 import (
 	"context"
 	"fmt"
-	"log"
+	"os"
 
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/crypt/secret"
@@ -25,32 +25,32 @@ func Example() {
 		KDF: luks.KDFOptions{TimeCost: 4, MemoryKiB: 64, Threads: 1},
 	})
 	if err != nil {
-		log.Fatal(err)
+		exit(err)
 	}
 	made.Release()
 
 	header, err := luks.Read(image, image.size(), luks.ReadOptions{})
 	if err != nil {
-		log.Fatal(err)
+		exit(err)
 	}
 	fmt.Println(header.Label, header.Cipher, header.Mode, header.SectorBytes, header.DataOffsetBytes)
 
 	key, err := header.Unlock(ctx, image, passphrase, luks.UnlockOptions{})
 	if err != nil {
-		log.Fatal(err)
+		exit(err)
 	}
 	defer key.Release()
 	better := exampleSecret("correct horse battery staple")
 	defer better.Release()
 	slot, header, err := header.ChangeKey(ctx, image, key, better, luks.KeyslotOptions{KDF: luks.KDFOptions{Type: "pbkdf2", Iterations: 1000}})
 	if err != nil {
-		log.Fatal(err)
+		exit(err)
 	}
 	fmt.Println("keyslot", slot, header.Keyslots[0].KDF.Type)
 
 	cipher, err := xts.New(key.Key.Bytes(), header.SectorBytes)
 	if err != nil {
-		log.Fatal(err)
+		exit(err)
 	}
 	defer cipher.Release()
 	sector := make([]byte, header.SectorBytes)
@@ -63,10 +63,15 @@ func Example() {
 	// <nil>
 }
 
+func exit(err error) {
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
 func exampleSecret(text string) *secret.Bytes {
 	s, err := secret.Copy([]byte(text))
 	if err != nil {
-		log.Fatal(err)
+		exit(err)
 	}
 	return s
 }

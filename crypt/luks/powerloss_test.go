@@ -113,12 +113,12 @@ func TestPowerLossAtEveryWrite(t *testing.T) {
 func cutEverywhere(t *testing.T, version int, spoil func([]byte), op change) {
 	opts := luks.FormatOptions{Version: version, KeyBytes: 32, KDF: fastest}
 	dev, h, key := formatted(t, opts)
-	_, h, err := h.AddKey(context.Background(), dev, key, mustSecret(t, "second"), luks.KeyslotOptions{KDF: fastest})
-	if err != nil {
+	if _, _, err := h.AddKey(context.Background(), dev, key, mustSecret(t, "second"), luks.KeyslotOptions{KDF: fastest}); err != nil {
 		t.Fatal(err)
 	}
 	spoil(dev.data)
-	if h, err = luks.Read(dev, dev.size(), luks.ReadOptions{}); err != nil {
+	h, err := luks.Read(dev, dev.size(), luks.ReadOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	before := bytes.Clone(dev.data)
@@ -154,13 +154,13 @@ func check(t *testing.T, state []byte, key *secret.Bytes, op change, seen map[st
 	if len(op.either) == 0 {
 		return
 	}
-	any := false
+	opened := false
 	for _, p := range op.either {
 		if _, ok := opens(t, dev, dev.size(), mustSecret(t, p), key); ok {
-			any, seen[p] = true, true
+			opened, seen[p] = true, true
 		}
 	}
-	if !any {
+	if !opened {
 		t.Fatalf("none of %q opens", op.either)
 	}
 }

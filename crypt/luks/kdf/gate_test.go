@@ -78,8 +78,8 @@ func TestGateServesInOrder(t *testing.T) {
 	}()
 	waitFor(t, g, 2)
 	select {
-	case <-small:
-		t.Fatal("the small one overtook the large one")
+	case err := <-small:
+		t.Fatalf("the small one overtook the large one: %v", err)
 	default:
 	}
 	cancel()

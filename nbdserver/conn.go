@@ -60,9 +60,11 @@ type conn struct {
 		got   int            // bytes of the last fill
 		small [smallReadBytes]byte
 		vec   buffer.Vec
-		arena *buffer.Buffer // replies not yet sent are in its first used bytes
+		out   []byte // replies not yet sent are in its first used bytes
 		used  int
-		bulk  requestList // large reads in progress, in turn
+		arena *buffer.Buffer // of out, or nil while out is few
+		few   [fewBytes]byte // for replies without data, which must not wait for memory
+		bulk  requestList    // large reads in progress, in turn
 	}
 
 	// sender is owned by whoever set sending.
@@ -154,6 +156,7 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, peer *Peer, sess sessi
 	}
 	c.reader.buf = c.reader.small[:]
 	c.reader.limit = bigReadBytes
+	c.reader.out = c.reader.few[:]
 	if !sess.props.Immediate {
 		c.deviceNanos.Store(2 * fastNanos) // until measured
 	}

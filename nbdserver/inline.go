@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"time"
 
+	"github.com/luksgate/luksgate/nbdserver/buffer"
 	"github.com/luksgate/luksgate/nbdserver/wire"
 )
 
@@ -137,26 +138,54 @@ func putError(b []byte, m mode, q *wire.Request, errno uint32, text string) int 
 	return wire.PutErrorChunk(b, m == modeExtended, q.Cookie, q.OffsetBytes, errno, text)
 }
 
-// arenaSpace returns at least n bytes behind the replies in the arena; the caller adds what it fills to reader.used.
+// arenaSpace returns at least n bytes behind the replies not yet sent; the caller adds what it fills to reader.used. It
+// may wait for memory only if n is more than fewBytes, and the caller must hold no buffer then.
 func (c *conn) arenaSpace(n int) ([]byte, error) {
 	rd := &c.reader
-	if rd.arena != nil && rd.used+n > len(rd.arena.Bytes()) {
+	if rd.used+n > len(rd.out) && (rd.arena != nil || n <= fewBytes) {
 		if err := c.flush(); err != nil {
 			return nil, err
 		}
 	}
-	if rd.arena == nil {
-		if err := c.waitRoom(arenaBytes, 0); err != nil {
+	if rd.used+n > len(rd.out) {
+		if err := c.takeArena(n); err != nil {
 			return nil, err
 		}
+	}
+	return rd.out[rd.used:], nil
+}
+
+// takeArena goes from few to a buffer with room for n bytes more.
+func (c *conn) takeArena(n int) error {
+	if err := c.waitRoom(arenaBytes, 0); err != nil {
+		return err
+	}
+	b := c.server.pool.TryGet(arenaBytes)
+	if b == nil {
+		if err := c.flush(); err != nil {
+			return err
+		}
 		var err error
-		if rd.arena = c.server.pool.TryGet(arenaBytes); rd.arena == nil {
-			if rd.arena, err = c.server.pool.Get(c.ctx, n); err != nil {
-				return nil, err
-			}
+		if b, err = c.server.pool.Get(c.ctx, n); err != nil {
+			return err
 		}
 	}
-	return rd.arena.Bytes()[rd.used:], nil
+	c.dropArena(b)
+	return nil
+}
+
+// dropArena gives the arena back, and goes on with b, or with few if b is nil. What is used goes along.
+func (c *conn) dropArena(b *buffer.Buffer) {
+	rd := &c.reader
+	out := rd.few[:]
+	if b != nil {
+		out = b.Bytes()
+	}
+	copy(out, rd.out[:rd.used])
+	if rd.arena != nil {
+		rd.arena.Release()
+	}
+	rd.arena, rd.out = b, out
 }
 
 // startBulk begins a large read of an immediate device.

@@ -70,6 +70,7 @@ const (
 const (
 	smallReadBytes = 4 << 10              // read buffer of a quiet connection, part of its struct
 	bigReadBytes   = 128 << 10            // read buffer of a busy connection
+	fewBytes       = 1 << 10              // room for replies without data, part of the struct
 	arenaBytes     = 256 << 10            // reply arena of a busy connection
 	inlineBytes    = 128 << 10            // largest request that fits an arena or a read buffer with its header
 	pieceBytes     = 128 << 10            // largest part of a reply that is sent without a turn for others

@@ -30,6 +30,7 @@ func (c *conn) serve() error {
 	}
 	c.finishBulk()
 	c.waitIdle()
+	c.reader.used = 0
 	c.cool()
 	c.reader.r = c.reader.w
 	c.dropReadBuffer()
@@ -306,8 +307,7 @@ func (c *conn) recvError(err error) error {
 func (c *conn) cool() {
 	rd := &c.reader
 	if rd.arena != nil && rd.used == 0 {
-		rd.arena.Release()
-		rd.arena = nil
+		c.dropArena(nil)
 	}
 }
 
@@ -343,9 +343,6 @@ func (c *conn) getBuffer(n int) (*buffer.Buffer, error) {
 	if err := c.flush(); err != nil {
 		return nil, err
 	}
-	if c.reader.arena != nil {
-		c.reader.arena.Release()
-		c.reader.arena = nil
-	}
+	c.dropArena(nil)
 	return c.server.pool.Get(c.ctx, n)
 }

@@ -3,6 +3,7 @@
 package nbdserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -159,7 +160,7 @@ func (c *conn) flush() error {
 
 	v := &c.sender.vec
 	v.Reset()
-	v.Append(rd.arena.Bytes()[:rd.used])
+	v.Append(rd.out[:rd.used])
 	return c.flushed(v, c.sendPatiently(v))
 }
 
@@ -208,14 +209,19 @@ func (c *conn) flushed(v *buffer.Vec, err error) error {
 	return err
 }
 
-// arenaRequest makes the arena from byte sent on an item of the queue, which owns it now. c.mu is held.
+// arenaRequest makes the unsent replies from byte sent on an item of the queue, which owns the arena now. c.mu is held.
 func (c *conn) arenaRequest(sent int) *request {
 	rd := &c.reader
 	r := c.spareLocked()
-	r.raw, r.buf, r.data = true, rd.arena, rd.arena.Bytes()[sent:rd.used]
-	r.slot, r.held = true, int64(len(rd.arena.Bytes()))
+	r.raw, r.slot = true, true
 	c.inFlight++
-	c.bytes += r.held
-	rd.arena, rd.used = nil, 0
+	if rd.arena == nil {
+		r.data = bytes.Clone(rd.few[sent:rd.used])
+	} else {
+		r.buf, r.data, r.held = rd.arena, rd.out[sent:rd.used], int64(len(rd.out))
+		c.bytes += r.held
+		rd.arena, rd.out = nil, rd.few[:]
+	}
+	rd.used = 0
 	return r
 }

@@ -344,6 +344,9 @@ func TestShutdownCutsWhenItsContextEnds(t *testing.T) {
 	for range 30 {
 		c.send(wire.CmdRead, 0, 0, 1<<20, nil) // fills the socket: the client reads nothing
 	}
+	for s.BufferStats().UsedBytes < 8<<20 {
+		time.Sleep(time.Millisecond)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/luksgate/luksgate/crypt/luks"
@@ -64,14 +65,21 @@ func vectors(t *testing.T) []vector {
 	return out
 }
 
-// image unpacks a vector.
+// unpacked keeps the memory of images that are done with: there are many, of 16 MiB each.
+var unpacked = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// image unpacks a vector; the result is good until the test ends.
 func (v *vector) image(t *testing.T) []byte {
-	path := testenv.Vectors(t, append([]string{"luks"}, filepath.SplitList(filepath.FromSlash(v.name))...)...)
-	out, err := exec.Command(testenv.Tool(t, "xz"), "-dc", path).Output()
-	if err != nil {
+	path := testenv.Vectors(t, "luks", filepath.FromSlash(v.name))
+	buf := unpacked.Get().(*bytes.Buffer)
+	buf.Reset()
+	t.Cleanup(func() { unpacked.Put(buf) })
+	cmd := exec.Command(testenv.Tool(t, "xz"), "-dc", path)
+	cmd.Stdout = buf
+	if err := cmd.Run(); err != nil {
 		t.Fatalf("unpack %s: %v", path, err)
 	}
-	return out
+	return buf.Bytes()
 }
 
 // secretOf decodes the passphrase column; ok is false where the table refers to a file that is not there.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -69,6 +70,19 @@ type Origin struct {
 	// LibrbdDisk and GatewayDisk are the <disk> element on either side, as it was when the disk was moved last.
 	LibrbdDisk  string `yaml:"librbd_disk,omitempty"`
 	GatewayDisk string `yaml:"gateway_disk,omitempty"`
+}
+
+// With returns c with the exports of other in the place of those that have the same name, or after all others.
+func (c Config) With(other Config) Config {
+	merged := Config{Exports: slices.Clone(c.Exports)}
+	for _, e := range other.Exports {
+		if i := slices.IndexFunc(merged.Exports, func(old Export) bool { return old.Name == e.Name }); i >= 0 {
+			merged.Exports[i] = e
+		} else {
+			merged.Exports = append(merged.Exports, e)
+		}
+	}
+	return merged
 }
 
 // MaxConfigBytes bounds what ParseConfig reads.

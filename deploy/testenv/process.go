@@ -129,6 +129,16 @@ func (p *Process) Output() string {
 	return p.all.String()
 }
 
+// Running tells whether the process has not ended yet.
+func (p *Process) Running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // PID is the process id. It stays the process's own until [Process.Wait] has returned.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"net"
 	"strconv"
 
@@ -16,7 +17,8 @@ type diskFlags struct {
 	opts                      attach.DiskOptions
 	uri, socket, listen, name string
 	tls                       bool
-	iotune, libvirt, qemu     string
+	iotune                    string
+	host                      hostFlags
 }
 
 func (f *diskFlags) add(fs *pflag.FlagSet) {
@@ -49,19 +51,15 @@ func (f *diskFlags) add(fs *pflag.FlagSet) {
 	fs.UintVar(&o.ReconnectDelaySeconds, "reconnect-delay", 0,
 		"seconds that requests wait for a gateway that went away (libvirt 9.2 or newer)")
 	fs.StringVar(&f.iotune, "iotune", "", "limits: KEY=VALUE,... with the names of libvirt's <iotune>")
-	fs.StringVar(&f.libvirt, "libvirt", "", "version of libvirt to write for (default 6.0)")
-	fs.StringVar(&f.qemu, "qemu", "", "version of qemu to write for (default 4.2)")
+	f.host.add(fs)
 }
 
-func (f *diskFlags) options() (attach.DiskOptions, error) {
+func (f *diskFlags) options(ctx context.Context) (attach.DiskOptions, error) {
 	var err error
 	if f.opts.URI, err = f.address(); err != nil {
 		return f.opts, err
 	}
-	if f.opts.Libvirt, err = version(f.libvirt, "--libvirt"); err != nil {
-		return f.opts, err
-	}
-	if f.opts.Qemu, err = version(f.qemu, "--qemu"); err != nil {
+	if f.opts.Libvirt, f.opts.Qemu, err = f.host.versions(ctx); err != nil {
 		return f.opts, err
 	}
 	if f.iotune != "" {

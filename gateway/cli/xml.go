@@ -15,11 +15,12 @@ func newXML(s std) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "xml",
 		Short: "Print libvirt XML and qemu options for an export",
-		Long: `Print what a host needs to use an export. Nothing is asked or changed: these commands only print.
+		Long: `Print what a host needs to use an export. These commands only print: they change nothing.
 
-The output is for libvirt 6.0 and qemu 4.2 (Ubuntu 20.04) unless --libvirt and --qemu name newer ones.`,
+The output is for the versions of libvirt and qemu that --libvirt and --qemu name; without them the libvirt that runs on
+this host is asked, and where none runs the output is for libvirt 6.0 and qemu 4.2 (Ubuntu 20.04).`,
 	}
-	cmd.AddCommand(newXMLDisk(s), newXMLQemu(s), newXMLSecret(s))
+	cmd.AddCommand(newXMLDisk(s), newXMLQemu(s), newXMLSecret(s), newXMLToGateway(s), newXMLToLibrbd(s))
 	return cmd
 }
 
@@ -39,8 +40,8 @@ func newXMLDisk(s std) *cobra.Command {
 		Example: `  luksgate xml disk --socket /run/luksgate/vm1.sock --name vm1 --target vda --boot-order 1
   luksgate xml disk --uri nbds://gateway.example/vm1 --target sda > disk.xml && virsh attach-device vm1 disk.xml --config`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			opts, err := f.options()
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts, err := f.options(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -65,8 +66,8 @@ func newXMLQemu(s std) *cobra.Command {
 		Example: `  luksgate xml qemu --socket /run/luksgate/vm1.sock --target vda
   luksgate xml qemu --socket /run/luksgate/vm1.sock --target vda --form drive --reconnect-delay 20`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			opts, err := f.options()
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts, err := f.options(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ package gateway
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/luksgate/luksgate/crypt/volume"
 	"github.com/luksgate/luksgate/gateway/image"
@@ -31,8 +32,11 @@ type Config struct {
 	Plain  bool
 	Engine Engine
 	Lock   rbd.LockMode
-	Holes  volume.Holes
-	Ceph   rbd.Config
+	// Takeover breaks another client's exclusive lock.
+	Takeover bool
+	Holes    volume.Holes
+	Zeroes   volume.Zeroes
+	Ceph     rbd.Config
 	// Logger gets warnings; nil discards them.
 	Logger *slog.Logger
 }
@@ -54,10 +58,11 @@ func (c *Config) check() error {
 	default:
 		return NewUsageError("engine %q: expected auto, native or librbd", c.Engine)
 	}
-	switch c.Lock {
-	case rbd.LockCooperative, rbd.LockExclusive:
-	default:
-		return NewUsageError("lock mode %q: expected cooperative or exclusive", c.Lock)
+	if !slices.Contains(rbd.LockModes, c.Lock) {
+		return NewUsageError("lock mode %q: expected cooperative, exclusive or none", c.Lock)
+	}
+	if c.Takeover && (c.ReadOnly || c.Image.Scheme != image.RBD) {
+		return NewUsageError("%s: --takeover is for rbd: images that are opened for writing", c.Image)
 	}
 	return nil
 }

@@ -59,10 +59,9 @@ func (d *volumeDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
 }
 
 func (d *volumeDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserver.ZeroFlags) error {
-	if flags&nbdserver.ZeroFast != 0 {
-		return fmt.Errorf("encrypted zeros are written no faster than data: %w", syscall.ENOTSUP)
-	}
-	return d.Volume.WriteZeroes(offsetBytes, lengthBytes, flags&nbdserver.ZeroFUA != 0)
+	return d.Volume.WriteZeroes(offsetBytes, lengthBytes, volume.ZeroOptions{
+		FUA: flags&nbdserver.ZeroFUA != 0, NoHole: flags&nbdserver.ZeroNoHole != 0, Fast: flags&nbdserver.ZeroFast != 0,
+	})
 }
 
 func (d *volumeDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
@@ -73,7 +72,9 @@ func (d *volumeDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []n
 type plainDevice struct {
 	volume.Store
 	props nbdserver.Properties
-	iovs  sync.Pool // of *[1][]byte
+	// foreign: another engine encrypts, and writes zeros as data.
+	foreign bool
+	iovs    sync.Pool // of *[1][]byte
 }
 
 func newPlainDevice(s volume.Store, readOnly, immediate bool) *plainDevice {
@@ -113,8 +114,15 @@ func (d *plainDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
 var plainZeroes = make([]byte, 1<<20)
 
 func (d *plainDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserver.ZeroFlags) error {
-	if flags&nbdserver.ZeroFast != 0 {
+	noHole := flags&nbdserver.ZeroNoHole != 0
+	if flags&nbdserver.ZeroFast != 0 && (noHole || d.foreign) {
 		return fmt.Errorf("zeros are written no faster than data: %w", syscall.ENOTSUP)
+	}
+	if !noHole {
+		if err := d.Zero(offsetBytes, lengthBytes); err != nil || flags&nbdserver.ZeroFUA == 0 {
+			return err
+		}
+		return d.Flush()
 	}
 	for lengthBytes > 0 {
 		n := min(lengthBytes, int64(len(plainZeroes)))

@@ -5,6 +5,7 @@ package gateway
 import (
 	"context"
 
+	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/nbdserver"
 )
 
@@ -15,13 +16,48 @@ type Export struct {
 	release func()
 }
 
-// Device is the plaintext. Closing it does nothing: all connections share it, and Close ends it.
-func (e *Export) Device() nbdserver.Device { return e.device }
+// Device is the plaintext, for one connection: its size is the image's now, and stays. Closing it does nothing, since
+// all connections share the image, which Close closes.
+func (e *Export) Device() nbdserver.Device { return sized{e.device, e.device.SizeBytes()} }
+
+// Dead is closed when the image cannot be used any more, for example because another client took it over; Err says why.
+// It is nil for images that stay what they are.
+func (e *Export) Dead() <-chan struct{} {
+	if e.src.rbd == nil {
+		return nil
+	}
+	return e.src.rbd.Dead()
+}
+
+// Err is why the image cannot be used any more, or nil.
+func (e *Export) Err() error {
+	if e.src.rbd == nil {
+		return nil
+	}
+	return e.src.rbd.Err()
+}
+
+// RBDStats are the counters of an RBD image; ok is false for others.
+func (e *Export) RBDStats() (s rbd.Stats, ok bool) {
+	if e.src.rbd == nil {
+		return s, false
+	}
+	return e.src.rbd.Stats(), true
+}
+
+// sized is a device with the size that it had when a connection opened it.
+type sized struct {
+	nbdserver.Device
+	sizeBytes int64
+}
+
+// SizeBytes implements nbdserver.Device.
+func (s sized) SizeBytes() int64 { return s.sizeBytes }
 
 // Close writes back, closes the image and wipes the key. No method of the device may be under way.
 func (e *Export) Close() error {
 	var err error
-	if !e.device.Properties().ReadOnly {
+	if !e.device.Properties().ReadOnly && e.Err() == nil {
 		err = e.device.Flush()
 	}
 	if closeErr := e.src.close(); err == nil {
@@ -36,7 +72,7 @@ func (e *Export) Close() error {
 // Single is a catalog of one export. It answers to its name and to the empty one.
 type Single struct {
 	Info   nbdserver.ExportInfo
-	Device nbdserver.Device
+	Export *Export
 }
 
 // List implements nbdserver.Catalog.
@@ -49,5 +85,5 @@ func (s Single) Open(_ context.Context, name string, _ *nbdserver.Peer) (nbdserv
 	if name != "" && name != s.Info.Name {
 		return nbdserver.ExportInfo{}, nil, nbdserver.ErrUnknownExport
 	}
-	return s.Info, s.Device, nil
+	return s.Info, s.Export.Device(), nil
 }

@@ -125,12 +125,22 @@ func (o *opener) native(ctx context.Context, header *luks.Header, passphrase *se
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.cfg.Image, err)
 	}
-	vol, err := volume.New(o.src.store, cipher, pool(), volume.Options{Geometry: geo, Holes: o.cfg.Holes, ReadOnly: o.readOnly()})
+	vol, err := volume.New(o.src.store, cipher, pool(), volume.Options{
+		Geometry: geo, Holes: o.cfg.Holes, Zeroes: o.cfg.Zeroes, ReadOnly: o.readOnly(),
+		Shared: o.src.rbd != nil && o.src.rbd.Shared(),
+	})
 	if err != nil {
 		cipher.Release()
 		return nil, fmt.Errorf("%s: %w", o.cfg.Image, err)
 	}
 	o.release = cipher.Release
+	if header.DataLengthBytes == 0 {
+		o.src.whenResized(func() {
+			if err := vol.Resize(); err != nil {
+				o.log.Error("the image's new size does not fit its header", "error", err)
+			}
+		})
+	}
 	return newVolumeDevice(vol, o.readOnly()), nil
 }
 
@@ -141,7 +151,9 @@ func (o *opener) librbd(header *luks.Header, passphrase *secret.Bytes) (nbdserve
 		}
 		return nil, o.unlockError(err, passphrase)
 	}
-	return newPlainDevice(o.src.store, o.readOnly(), false), nil
+	dev := newPlainDevice(o.src.store, o.readOnly(), false)
+	dev.foreign = true
+	return dev, nil
 }
 
 func (o *opener) unlockError(err error, passphrase *secret.Bytes) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/crypt/volume"
@@ -24,6 +25,26 @@ type source struct {
 	cluster *rbd.Cluster
 	rbd     *rbd.Image
 	info    *rbd.Info
+
+	mu       sync.Mutex
+	onResize func() // told that the store has another size
+}
+
+// resized is called by the image, from a goroutine of its own.
+func (s *source) resized() {
+	s.mu.Lock()
+	f := s.onResize
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+// whenResized sets who is told.
+func (s *source) whenResized(f func()) {
+	s.mu.Lock()
+	s.onResize = f
+	s.mu.Unlock()
 }
 
 func (s *source) close() error {
@@ -65,7 +86,10 @@ func openRBD(cfg Config) (*source, error) {
 	}
 	s := &source{cluster: cluster, closers: []func() error{func() error { cluster.Close(); return nil }}}
 	if s.info, err = cluster.Describe(cfg.Image); err == nil {
-		s.rbd, err = cluster.Open(cfg.Image, rbd.OpenOptions{ReadOnly: cfg.ReadOnly, Lock: cfg.Lock})
+		s.rbd, err = cluster.Open(cfg.Image, rbd.OpenOptions{
+			ReadOnly: cfg.ReadOnly, Lock: cfg.Lock, Takeover: cfg.Takeover,
+			Logger: cfg.Logger.With("image", cfg.Image.String()), Resized: func(int64) { s.resized() },
+		})
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())

@@ -68,10 +68,3 @@ func (g Geometry) storeOffset(offsetBytes int64) int64 { return g.DataOffsetByte
 
 // iv is the IV of the sector at a plaintext offset, in 512-byte units.
 func (g Geometry) iv(offsetBytes int64) uint64 { return g.IVOffset + uint64(offsetBytes)/ivUnitBytes }
-
-func (g Geometry) check(offsetBytes, lengthBytes int64) error {
-	if offsetBytes < 0 || lengthBytes < 0 || offsetBytes > g.SizeBytes || lengthBytes > g.SizeBytes-offsetBytes {
-		return fmt.Errorf("volume: range %d+%d is outside the device of %d bytes", offsetBytes, lengthBytes, g.SizeBytes)
-	}
-	return nil
-}

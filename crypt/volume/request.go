@@ -16,7 +16,9 @@ type request struct {
 	tail []byte // scratch sector for a ragged end
 	iov  [3][]byte
 	one  [1][]byte
-	job  cryptJob
+	// hasHead: the first slice of iov is head.
+	hasHead bool
+	job     cryptJob
 }
 
 func newRequest(v *Volume) *request {
@@ -44,7 +46,8 @@ func (v *Volume) end(r *request) {
 func (r *request) cut(p []byte) (iov [][]byte, inner []byte) {
 	n := 0
 	inner = p
-	if r.span.headBytes > 0 || (r.span.tailBytes > 0 && len(p) < len(r.tail)) {
+	r.hasHead = r.span.headBytes > 0 || (r.span.tailBytes > 0 && len(p) < len(r.tail))
+	if r.hasHead {
 		r.iov[n], n = r.head, n+1
 		inner = inner[min(len(inner), len(r.head)-r.span.headBytes):]
 	}
@@ -76,7 +79,7 @@ func (r *request) read(p []byte) error {
 		return nil
 	}
 	head := p[:0]
-	if &iov[0][0] == &r.head[0] {
+	if r.hasHead {
 		head = p[:copy(p, r.head[r.span.headBytes:])]
 	}
 	if rest := p[len(head)+len(inner):]; len(rest) > 0 {
@@ -89,7 +92,10 @@ func (r *request) write(p []byte, fua bool) error {
 	g := r.v.opts.Geometry
 	iov, inner := r.cut(p)
 	if !r.span.aligned() {
-		if err := r.merge(p, iov, inner); err != nil {
+		if r.v.swap != nil {
+			return r.writeShared(p, inner, fua)
+		}
+		if err := r.merge(p, inner); err != nil {
 			return err
 		}
 	}
@@ -101,10 +107,10 @@ func (r *request) write(p []byte, fua bool) error {
 	return r.v.store.WriteAt(iov, g.storeOffset(r.span.startBytes), fua)
 }
 
-// merge fills the scratch sectors in iov with what they hold now and lays the ragged ends of p over it.
-func (r *request) merge(p []byte, iov [][]byte, inner []byte) error {
+// merge fills the scratch sectors with what they hold now and lays the ragged ends of p over it.
+func (r *request) merge(p, inner []byte) error {
 	done := 0
-	if &iov[0][0] == &r.head[0] {
+	if r.hasHead {
 		if err := r.readSector(r.head, r.span.startBytes); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/luksgate/luksgate/crypt/workers"
@@ -24,6 +25,11 @@ type Store interface {
 	Flush() error
 	// Discard frees the range as far as the store can; what was freed reads as zeros, the rest as before.
 	Discard(offsetBytes, lengthBytes int64) error
+	// Zero makes the range zero bytes, and frees what it can.
+	Zero(offsetBytes, lengthBytes int64) error
+	// ObjectBytes is the unit in which, counted from 0, Discard certainly frees everything, so that it reads as zeros
+	// for every engine that knows holes; 0 if there is none. The last object may be shorter.
+	ObjectBytes() int64
 	// Extents appends what is known of the allocation from offsetBytes on, in order and without gaps, at most
 	// cap(dst)-len(dst) entries and at least one.
 	Extents(offsetBytes, lengthBytes int64, dst []Extent) ([]Extent, error)
@@ -57,11 +63,34 @@ const (
 	HolesDecrypt
 )
 
+// A Swapper is a Store that others may write at the same time without a lock: there the ragged ends of unaligned writes
+// are replaced only if they are still what was read.
+type Swapper interface {
+	// CompareAndWrite replaces old by new, of the same length, one sector. It returns false if the store holds
+	// something else.
+	CompareAndWrite(old, new []byte, offsetBytes int64) (bool, error)
+}
+
+// Zeroes says how WriteZeroes makes zeros.
+type Zeroes int
+
+const (
+	// ZeroesObject frees whole objects, which librbd's engine reads as zeros too, and encrypts zeros elsewhere.
+	ZeroesObject Zeroes = iota
+	// ZeroesEncrypt writes encrypted zeros everywhere: for images that dm-crypt or qemu will read.
+	ZeroesEncrypt
+	// ZeroesPunch writes zero bytes as ciphertext: for images that only readers with HolesZero will read.
+	ZeroesPunch
+)
+
 // Options of a volume.
 type Options struct {
 	Geometry Geometry
 	Holes    Holes
+	Zeroes   Zeroes
 	ReadOnly bool
+	// Shared: others may write the store at the same time; it must be a Swapper.
+	Shared bool
 }
 
 // Volume is the plaintext of a Store. Its methods may be called by many goroutines at once.
@@ -72,7 +101,9 @@ type Volume struct {
 	runner Runner
 	locks  rangeLock
 	reqs   sync.Pool
+	swap   Swapper
 	zeroes chan []byte // buffers of WriteZeroes, nil until first used
+	size   atomic.Int64
 }
 
 // New makes a volume of store. The volume borrows all three for as long as it is used.
@@ -87,23 +118,45 @@ func New(store Store, cipher Cipher, runner Runner, opts Options) (*Volume, erro
 		return nil, fmt.Errorf("volume: %d bytes at %d do not fit in the image of %d bytes",
 			g.SizeBytes, g.DataOffsetBytes, store.SizeBytes())
 	}
+	if opts.Holes == HolesDecrypt {
+		opts.Zeroes = ZeroesEncrypt // nothing else reads as zeros
+	}
 	v := &Volume{opts: opts, store: store, cipher: cipher, runner: runner, zeroes: make(chan []byte, zeroBuffers)}
 	for range zeroBuffers {
 		v.zeroes <- nil
 	}
+	if opts.Shared {
+		swap, ok := store.(Swapper)
+		if !ok {
+			return nil, errors.New("volume: the store is shared and cannot compare and write")
+		}
+		v.swap = swap
+	}
+	v.size.Store(g.SizeBytes)
 	v.reqs.New = func() any { return newRequest(v) }
 	return v, nil
 }
 
-// SizeBytes is the size of the plaintext.
-func (v *Volume) SizeBytes() int64 { return v.opts.Geometry.SizeBytes }
+// SizeBytes is the size of the plaintext now.
+func (v *Volume) SizeBytes() int64 { return v.size.Load() }
+
+// Resize makes a volume that goes up to the end of its store follow the store's size.
+func (v *Volume) Resize() error {
+	g := v.opts.Geometry
+	now, err := NewGeometry(v.store.SizeBytes(), g.DataOffsetBytes, 0, g.SectorBytes, g.IVOffset)
+	if err != nil {
+		return err
+	}
+	v.size.Store(now.SizeBytes)
+	return nil
+}
 
 // SectorBytes is the unit of encryption.
 func (v *Volume) SectorBytes() int { return v.opts.Geometry.SectorBytes }
 
 // ReadAt fills p with plaintext.
 func (v *Volume) ReadAt(p []byte, offsetBytes int64) error {
-	if err := v.opts.Geometry.check(offsetBytes, int64(len(p))); err != nil {
+	if err := v.check(offsetBytes, int64(len(p))); err != nil {
 		return err
 	}
 	if len(p) == 0 {
@@ -145,96 +198,19 @@ func (v *Volume) Trim(offsetBytes, lengthBytes int64) error {
 	return v.store.Discard(v.opts.Geometry.storeOffset(start), end-start)
 }
 
-// WriteZeroes encrypts and writes zeroChunkBytes at a time, in at most zeroBuffers chunks at once over all callers.
-const (
-	zeroChunkBytes = 1 << 20
-	zeroBuffers    = 4
-)
-
-// WriteZeroes makes the range read as zeros for every reader of the format, by writing encrypted zeros.
-func (v *Volume) WriteZeroes(offsetBytes, lengthBytes int64, fua bool) error {
-	if err := v.writable(offsetBytes, lengthBytes); err != nil {
-		return err
-	}
-	buf := <-v.zeroes
-	defer func() { v.zeroes <- buf }()
-	if buf == nil {
-		buf = make([]byte, zeroChunkBytes)
-	}
-	for lengthBytes > 0 {
-		// Chunks end on chunk boundaries, so that at most the first and the last are ragged.
-		n := min(lengthBytes, zeroChunkBytes-offsetBytes%zeroChunkBytes)
-		clear(buf[:n])
-		if err := v.WriteAt(buf[:n], offsetBytes, fua); err != nil {
-			return err
-		}
-		offsetBytes, lengthBytes = offsetBytes+n, lengthBytes-n
-	}
-	return nil
-}
-
-// Extents appends the allocation of the plaintext from offsetBytes on; holes are told only where they read as zeros.
-func (v *Volume) Extents(offsetBytes, lengthBytes int64, dst []Extent) ([]Extent, error) {
-	g := v.opts.Geometry
-	if err := g.check(offsetBytes, lengthBytes); err != nil {
-		return dst, err
-	}
-	if v.opts.Holes != HolesZero {
-		return append(dst, Extent{LengthBytes: lengthBytes}), nil
-	}
-	s := g.span(offsetBytes, lengthBytes)
-	known := len(dst)
-	dst, err := v.store.Extents(g.storeOffset(s.startBytes), s.endBytes-s.startBytes, dst)
-	if err != nil {
-		return dst, err
-	}
-	found := g.wholeSectors(dst[known:], s, offsetBytes, lengthBytes)
-	return append(dst[:known], found[:min(len(found), cap(dst)-known)]...), nil
-}
-
-// wholeSectors turns the store's extents of a span into those of the byte range in it: a sector that is only partly a
-// hole counts as data, since it decrypts to something.
-func (g Geometry) wholeSectors(ext []Extent, s span, offsetBytes, lengthBytes int64) []Extent {
-	sector := int64(g.SectorBytes)
-	out := make([]Extent, 0, len(ext))
-	pos, done, limit := s.startBytes, offsetBytes, offsetBytes+lengthBytes
-	emit := func(end int64, hole bool) {
-		end = min(end, limit)
-		if end <= done {
-			return
-		}
-		if n := len(out); n > 0 && out[n-1].Hole == hole {
-			out[n-1].LengthBytes += end - done
-		} else {
-			out = append(out, Extent{LengthBytes: end - done, Hole: hole})
-		}
-		done = end
-	}
-	for _, e := range ext {
-		end := pos + e.LengthBytes
-		if e.Hole {
-			start := (pos + sector - 1) / sector * sector
-			whole := end - end%sector
-			if whole > start {
-				emit(start, false)
-				emit(whole, true)
-			}
-		} else {
-			emit((end+sector-1)/sector*sector, false)
-		}
-		pos = end
-	}
-	if done == offsetBytes { // the store's answer ended inside the first sector
-		emit(s.startBytes+sector, false)
-	}
-	return out
-}
-
 var errReadOnly = errors.New("volume: opened read-only")
 
 func (v *Volume) writable(offsetBytes, lengthBytes int64) error {
 	if v.opts.ReadOnly {
 		return fmt.Errorf("%w: %w", errReadOnly, syscall.EPERM)
 	}
-	return v.opts.Geometry.check(offsetBytes, lengthBytes)
+	return v.check(offsetBytes, lengthBytes)
+}
+
+func (v *Volume) check(offsetBytes, lengthBytes int64) error {
+	size := v.size.Load()
+	if offsetBytes < 0 || lengthBytes < 0 || offsetBytes > size || lengthBytes > size-offsetBytes {
+		return fmt.Errorf("volume: range %d+%d is outside the device of %d bytes: %w", offsetBytes, lengthBytes, size, syscall.EIO)
+	}
+	return nil
 }

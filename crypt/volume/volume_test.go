@@ -23,7 +23,9 @@ type memStore struct {
 	mu    sync.Mutex
 	data  []byte
 	holes []Extent
-	fail  func(op string) error
+	// object is the size of an object, 0 if there are none.
+	object int64
+	fail   func(op string) error
 }
 
 func (m *memStore) SizeBytes() int64 { return int64(len(m.data)) }
@@ -66,6 +68,22 @@ func (m *memStore) Discard(off, n int64) error {
 	defer m.mu.Unlock()
 	clear(m.data[off : off+n])
 	return nil
+}
+
+func (m *memStore) Zero(off, n int64) error { return m.Discard(off, n) }
+func (m *memStore) ObjectBytes() int64      { return m.object }
+
+func (m *memStore) CompareAndWrite(old, new []byte, off int64) (bool, error) {
+	if err := m.ask("swap"); err != nil {
+		return false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !bytes.Equal(m.data[off:off+int64(len(old))], old) {
+		return false, nil
+	}
+	copy(m.data[off:], new)
+	return true, nil
 }
 
 func (m *memStore) Extents(off, n int64, dst []Extent) ([]Extent, error) {
@@ -150,10 +168,15 @@ func (f *fixture) plaintext() []byte {
 
 // TestRandomOperations holds the volume against a plain byte slice, and what it stored against the reference cipher.
 func TestRandomOperations(t *testing.T) {
-	for _, sector := range []int{512, 1024, 2048, 4096} {
+	for i, sector := range []int{512, 1024, 2048, 4096, 512, 4096} {
 		t.Run(fmt.Sprint(sector), func(t *testing.T) {
 			const size = 1 << 20
 			f := newFixture(t, sector, 2068480, size, HolesZero)
+			f.store.object = 64 << 10
+			f.vol.opts.Zeroes = Zeroes(i % 3)
+			if i >= 4 {
+				f.vol.swap = f.store
+			}
 			model := make([]byte, size)
 			rng := rand.New(rand.NewPCG(1, uint64(sector)))
 			for step := range 1500 {
@@ -177,7 +200,7 @@ func (f *fixture) randomStep(t *testing.T, rng *rand.Rand, model []byte, off, n 
 	var err error
 	switch rng.IntN(8) {
 	case 0:
-		err = f.vol.WriteZeroes(off, n, false)
+		err = f.vol.WriteZeroes(off, n, ZeroOptions{FUA: rng.IntN(2) == 0, NoHole: rng.IntN(4) == 0})
 		clear(model[off : off+n])
 	case 1:
 		err = f.vol.Trim(off, n)
@@ -349,7 +372,7 @@ func TestRefusals(t *testing.T) {
 	size := f.vol.SizeBytes()
 	for _, c := range []struct{ off, n int64 }{{-1, 1}, {size, 1}, {size - 1, 2}, {1 << 62, 1}} {
 		if f.vol.ReadAt(make([]byte, c.n), c.off) == nil || f.vol.WriteAt(make([]byte, c.n), c.off, false) == nil ||
-			f.vol.Trim(c.off, c.n) == nil || f.vol.WriteZeroes(c.off, c.n, false) == nil {
+			f.vol.Trim(c.off, c.n) == nil || f.vol.WriteZeroes(c.off, c.n, ZeroOptions{}) == nil {
 			t.Errorf("range %d+%d was accepted", c.off, c.n)
 		}
 	}
@@ -393,5 +416,115 @@ func TestNoAllocations(t *testing.T) {
 	})
 	if n >= 1 && !raceEnabled {
 		t.Errorf("%v allocations per write and read, want 0", n)
+	}
+}
+
+// TestZeroModes looks at what each mode leaves in the store.
+func TestZeroModes(t *testing.T) {
+	const object = 16 << 10
+	for _, c := range []struct {
+		mode    Zeroes
+		off, n  int64
+		freed   []int64 // plaintext range that is zero bytes in the store
+		options ZeroOptions
+		fast    bool // Fast is accepted
+	}{
+		{mode: ZeroesObject, off: 0, n: 64 << 10, freed: []int64{12 << 10, 64 << 10}}, // the header's object is not freed
+		{mode: ZeroesObject, off: 4096, n: 40 << 10, freed: []int64{12 << 10, 44 << 10}},
+		{mode: ZeroesObject, off: 12 << 10, n: 16 << 10, freed: []int64{12 << 10, 28 << 10}, fast: true},
+		{mode: ZeroesObject, off: 4096, n: 8192},
+		{mode: ZeroesObject, off: 0, n: 64 << 10, options: ZeroOptions{NoHole: true}},
+		{mode: ZeroesEncrypt, off: 0, n: 64 << 10},
+		{mode: ZeroesPunch, off: 100, n: 9000, freed: []int64{4096, 8192}},
+		{mode: ZeroesPunch, off: 4096, n: 8192, freed: []int64{4096, 12288}, fast: true},
+	} {
+		// The data begin in the middle of an object, 12 KiB before the next one; the image ends with the data.
+		f := newFixture(t, 4096, 4096, 64<<10, HolesZero)
+		f.store.data = f.store.data[:4096+64<<10]
+		f.store.object, f.vol.opts.Zeroes = object, c.mode
+		p := bytes.Repeat([]byte{7}, 64<<10)
+		if err := f.vol.WriteAt(p, 0, false); err != nil {
+			t.Fatal(err)
+		}
+		fast := c.options
+		fast.Fast = true
+		before := bytes.Clone(f.store.data)
+		err := f.vol.WriteZeroes(c.off, c.n, fast)
+		if (err == nil) != c.fast || err != nil && (!errors.Is(err, syscall.ENOTSUP) || !bytes.Equal(before, f.store.data)) {
+			t.Errorf("%+v: fast: %v", c, err)
+		}
+		if err := f.vol.WriteZeroes(c.off, c.n, c.options); err != nil {
+			t.Fatal(err)
+		}
+		for pos := int64(0); pos < 64<<10; pos += 4096 {
+			zero := isZero(f.store.data[4096+pos:][:4096])
+			want := len(c.freed) == 2 && pos >= c.freed[0] && pos < c.freed[1]
+			if zero != want {
+				t.Errorf("%+v: sector at %d is zero bytes: %v, want %v", c, pos, zero, want)
+			}
+		}
+		want := bytes.Repeat([]byte{7}, 64<<10)
+		clear(want[c.off : c.off+c.n])
+		if !bytes.Equal(f.plaintext(), want) {
+			t.Errorf("%+v: reads as something else", c)
+		}
+	}
+}
+
+// TestSharedStore has two volumes on one store, as two gateways without a lock: unaligned writes into one sector by both
+// must all be there.
+func TestSharedStore(t *testing.T) {
+	f := newFixture(t, 4096, 0, 16<<10, HolesZero)
+	var vols [2]*Volume
+	for i := range vols {
+		v, err := New(f.store, f.ref, splitRunner{}, Options{Geometry: f.geo, Shared: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		vols[i] = v
+	}
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for range 50 {
+				if err := vols[w%2].WriteAt(bytes.Repeat([]byte{byte(w + 1)}, 500), int64(w*500+3800), false); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got := f.plaintext()
+	for w := range 8 {
+		if !bytes.Equal(got[w*500+3800:][:500], bytes.Repeat([]byte{byte(w + 1)}, 500)) {
+			t.Errorf("bytes of writer %d are lost", w)
+		}
+	}
+	f.store.fail = func(op string) error {
+		if op == "swap" {
+			f.store.data[100]++ // somebody else, every time
+		}
+		return nil
+	}
+	if err := vols[0].WriteAt([]byte{1}, 50, false); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a sector that never stays: %v, want EIO", err)
+	}
+}
+
+func TestResize(t *testing.T) {
+	f := newFixture(t, 4096, 4096, 64<<10, HolesZero)
+	f.store.data = append(f.store.data, make([]byte, 8192)...)
+	if err := f.vol.Resize(); err != nil || f.vol.SizeBytes() != 72<<10 {
+		t.Fatalf("%d %v", f.vol.SizeBytes(), err)
+	}
+	if err := f.vol.WriteAt(make([]byte, 100), 70<<10, false); err != nil {
+		t.Error(err)
+	}
+	f.store.data = f.store.data[:8192]
+	if err := f.vol.Resize(); err != nil || f.vol.SizeBytes() != 4096 {
+		t.Fatalf("%d %v", f.vol.SizeBytes(), err)
+	}
+	if err := f.vol.ReadAt(make([]byte, 100), 70<<10); !errors.Is(err, syscall.EIO) {
+		t.Errorf("beyond the new end: %v, want EIO", err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/luksgate/luksgate/attach"
 	"github.com/luksgate/luksgate/gateway"
+	"github.com/luksgate/luksgate/gateway/image"
 	"github.com/luksgate/luksgate/nbdserver"
 )
 
@@ -99,7 +100,7 @@ func (f *exportFlags) serve(ctx context.Context, s std, exp *gateway.Export, log
 	server := nbdserver.New(nbdserver.Options{
 		Catalog: gateway.Single{
 			Info:   nbdserver.ExportInfo{Name: f.name, Description: f.description},
-			Device: exp.Device(),
+			Export: exp,
 		},
 		Logger: log, Metrics: watch,
 	})
@@ -115,6 +116,8 @@ func (f *exportFlags) serve(ctx context.Context, s std, exp *gateway.Export, log
 	case <-ctx.Done():
 		log.Info("stopping: finishing what is under way")
 	case <-gone:
+	case <-exp.Dead():
+		err = fmt.Errorf("%w: %w", image.ErrUnreachable, exp.Err())
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()

@@ -21,14 +21,20 @@ import (
 func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
 // cephFlags say how to reach a cluster.
-type cephFlags struct{ conf, user string }
+type cephFlags struct {
+	conf, user string
+	options    map[string]string
+}
 
 func (f *cephFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.conf, "ceph-conf", "", "ceph.conf of the cluster (default: $CEPH_CONF, /etc/ceph/ceph.conf, ...)")
 	fs.StringVar(&f.user, "ceph-user", "", `cephx user, with or without "client." (default admin)`)
+	fs.StringToStringVar(&f.options, "ceph-option", nil, "librados or librbd settings, NAME=VALUE,... (docs/tuning.md)")
 }
 
-func (f *cephFlags) config() rbd.Config { return rbd.Config{ConfFile: f.conf, User: f.user} }
+func (f *cephFlags) config() rbd.Config {
+	return rbd.Config{ConfFile: f.conf, User: f.user, Options: f.options}
+}
 
 // keyFlags say where the passphrase is.
 type keyFlags struct {
@@ -74,7 +80,9 @@ type imageFlags struct {
 	plain    bool
 	engine   string
 	lock     string
+	takeover bool
 	holes    string
+	zeroes   string
 }
 
 func (f *imageFlags) add(fs *pflag.FlagSet) {
@@ -83,7 +91,11 @@ func (f *imageFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.plain, "plain", false, "serve the image's bytes as they are, without decrypting")
 	fs.StringVar(&f.engine, "engine", "auto", "who decrypts: auto, native or librbd")
 	fs.StringVar(&f.lock, "lock", string(rbd.LockCooperative),
-		"exclusive lock of an RBD image: cooperative (taken at the first write, handed over on request) or exclusive (kept)")
+		"exclusive lock of an RBD image: cooperative (taken at the first write, handed over on request), exclusive (kept) or none")
+	fs.BoolVar(&f.takeover, "takeover", false, "break the exclusive lock of another client, which the cluster then blocks")
+	fs.StringVar(&f.zeroes, "zeroes", "object",
+		"how WRITE_ZEROES makes zeros: object (free whole objects), encrypt (as any data) or punch (free everything; "+
+			"other engines read noise there)")
 	fs.StringVar(&f.holes, "holes", "zero",
 		"what never-written sectors read as: zero (as librbd has them) or decrypt (as dm-crypt and qemu have them)")
 	f.ceph.add(fs)
@@ -97,7 +109,7 @@ func (f *imageFlags) config(s std, arg string, log *slog.Logger) (gateway.Config
 	}
 	cfg := gateway.Config{
 		Image: ref, ReadOnly: f.readOnly, Plain: f.plain, Engine: gateway.Engine(f.engine),
-		Lock: rbd.LockMode(f.lock), Ceph: f.ceph.config(), Logger: log,
+		Lock: rbd.LockMode(f.lock), Takeover: f.takeover, Ceph: f.ceph.config(), Logger: log,
 	}
 	switch f.holes {
 	case "zero":
@@ -106,6 +118,16 @@ func (f *imageFlags) config(s std, arg string, log *slog.Logger) (gateway.Config
 		cfg.Holes = volume.HolesDecrypt
 	default:
 		return cfg, usage("--holes %q: expected zero or decrypt", f.holes)
+	}
+	switch f.zeroes {
+	case "object":
+		cfg.Zeroes = volume.ZeroesObject
+	case "encrypt":
+		cfg.Zeroes = volume.ZeroesEncrypt
+	case "punch":
+		cfg.Zeroes = volume.ZeroesPunch
+	default:
+		return cfg, usage("--zeroes %q: expected object, encrypt or punch", f.zeroes)
 	}
 	cfg.Key, err = f.key.source(s, ref)
 	return cfg, err

@@ -171,6 +171,27 @@ func (m *Image) Discard(offsetBytes, lengthBytes int64) error {
 	return nil
 }
 
+// zeroes is written where the file system can make none.
+var zeroes [64 << 10]byte
+
+// Zero implements volume.Store.
+func (m *Image) Zero(offsetBytes, lengthBytes int64) error {
+	_, err := retry(func() (int, error) {
+		return 0, unix.Fallocate(m.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offsetBytes, lengthBytes)
+	})
+	for err != nil && lengthBytes > 0 {
+		n := min(lengthBytes, int64(len(zeroes)))
+		if writeErr := m.WriteAt([][]byte{zeroes[:n]}, offsetBytes, false); writeErr != nil {
+			return writeErr
+		}
+		offsetBytes, lengthBytes = offsetBytes+n, lengthBytes-n
+	}
+	return nil
+}
+
+// ObjectBytes implements volume.Store: the other readers of files, dm-crypt and qemu, know no holes.
+func (m *Image) ObjectBytes() int64 { return 0 }
+
 // Extents implements volume.Store.
 func (m *Image) Extents(offsetBytes, lengthBytes int64, dst []volume.Extent) ([]volume.Extent, error) {
 	end := offsetBytes + lengthBytes

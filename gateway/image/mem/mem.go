@@ -98,6 +98,14 @@ func (m *Image) Discard(offsetBytes, lengthBytes int64) error {
 	return nil
 }
 
+// Zero implements volume.Store.
+func (m *Image) Zero(offsetBytes, lengthBytes int64) error {
+	return m.Discard(offsetBytes, lengthBytes)
+}
+
+// ObjectBytes implements volume.Store.
+func (m *Image) ObjectBytes() int64 { return 0 }
+
 // Extents implements volume.Store: memory does not tell what was written, so everything is data.
 func (m *Image) Extents(_, lengthBytes int64, dst []volume.Extent) ([]volume.Extent, error) {
 	return append(dst, volume.Extent{LengthBytes: lengthBytes}), nil

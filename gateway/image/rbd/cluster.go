@@ -4,6 +4,12 @@
 
 package rbd
 
+/*
+#include <stdlib.h>
+#include "shim.h"
+*/
+import "C"
+
 import (
 	"errors"
 	"fmt"
@@ -11,6 +17,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"github.com/ceph/go-ceph/rados"
 	librbd "github.com/ceph/go-ceph/rbd"
@@ -44,6 +51,19 @@ type Cluster struct {
 func Version() string {
 	major, minor, extra := librbd.Version()
 	return fmt.Sprintf("%d.%d.%d", major, minor, extra)
+}
+
+// Missing are the features that the librbd that runs does not have.
+func Missing() []string {
+	var missing []string
+	for _, o := range optional {
+		name := C.CString(o.function)
+		if C.lg_has(name) == 0 {
+			missing = append(missing, o.feature)
+		}
+		C.free(unsafe.Pointer(name))
+	}
+	return missing
 }
 
 // Connect connects. Its error wraps image.ErrUnreachable and names what was missing.

@@ -10,13 +10,18 @@
 // Built with the tag noceph the package has the same names and refuses every image.
 package rbd
 
+import (
+	"errors"
+	"log/slog"
+)
+
 // Config says how to reach a cluster.
 type Config struct {
 	// ConfFile is the path of ceph.conf; empty means Ceph's own search ($CEPH_CONF, /etc/ceph/ceph.conf, ...).
 	ConfFile string
 	// User is the cephx user, with or without "client."; empty means "admin".
 	User string
-	// Options are librados and librbd settings that go over those of the file.
+	// Options are librados and librbd settings that go over those of the file and over our defaults.
 	Options map[string]string
 }
 
@@ -26,14 +31,41 @@ type LockMode string
 const (
 	// LockCooperative takes the exclusive lock at the first write and hands it over when another client asks.
 	LockCooperative LockMode = "cooperative"
-	// LockExclusive takes the exclusive lock at the open and keeps it.
+	// LockExclusive takes the exclusive lock at the open and keeps it; when it is lost, writing ends.
 	LockExclusive LockMode = "exclusive"
+	// LockNone is for several writers on purpose: nothing is said about a lock that goes back and forth.
+	LockNone LockMode = "none"
 )
+
+// LockModes are all of them.
+var LockModes = []LockMode{LockCooperative, LockExclusive, LockNone}
 
 // OpenOptions say what an image is opened for.
 type OpenOptions struct {
 	ReadOnly bool
 	Lock     LockMode
+	// Takeover breaks the lock of another client, which the cluster then blocks.
+	Takeover bool
+	// Logger is told of what happens to the image while it is open; nil discards it.
+	Logger *slog.Logger
+	// Resized is called, from a goroutine of the image, when the image has another size than before; nil is allowed.
+	Resized func(sizeBytes int64)
+}
+
+// Why an image that was open can no longer be written or used. All requests fail from then on.
+var (
+	// ErrBlocked: the cluster blocks this client, because another one took over or an operator said so.
+	ErrBlocked = errors.New("the cluster has blocked this client")
+	// ErrLockLost: the exclusive lock, which was to be kept, is another client's.
+	ErrLockLost = errors.New("the exclusive lock was lost")
+)
+
+// Stats are counters of an open image, since the open.
+type Stats struct {
+	// LockTaken and LockLost count how often the exclusive lock came and went.
+	LockTaken, LockLost uint64
+	// Waiting is the number of requests on the image's connection that have waited for the cluster longer than SlowAfter.
+	Waiting int
 }
 
 // Info describes an image without its passphrase.
@@ -50,3 +82,10 @@ type Info struct {
 
 // StripePeriodBytes is the unit to which librbd aligns the data of an encrypted image.
 func (i *Info) StripePeriodBytes() int64 { return i.ObjectBytes * max(i.StripeCount, 1) }
+
+// optional are functions of librbd that are looked up at run time, and what is lost without them.
+var optional = []struct{ function, feature string }{
+	{"rbd_aio_write_zeroes", "freeing zeros (written as data instead)"},
+	{"rbd_encryption_load", "the librbd engine"},
+	{"rbd_encryption_load2", "the librbd engine for clones with keys of their own"},
+}

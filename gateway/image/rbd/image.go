@@ -14,26 +14,31 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
-	"strings"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
 	"github.com/ceph/go-ceph/rados"
-	librbd "github.com/ceph/go-ceph/rbd"
 
 	"github.com/luksgate/luksgate/crypt/secret"
 	"github.com/luksgate/luksgate/crypt/volume"
 	"github.com/luksgate/luksgate/gateway/image"
 )
 
-// Image is a volume.Store on an RBD image or snapshot. The size is what it was at the open.
+// Image is a volume.Store and a volume.Swapper on an RBD image or snapshot.
 type Image struct {
 	cluster   *Cluster
 	ioctx     *rados.IOContext
 	handle    C.rbd_image_t
 	ref       image.Ref
-	sizeBytes int64
+	opts      OpenOptions
+	sizeBytes atomic.Int64
+	// objectBytes is the size of an object, 0 where the image is striped over several at a time.
+	objectBytes int64
+	hasLock     bool // the exclusive-lock feature
+	monitor     *monitor
 }
 
 // Open opens an image as it is, without any encryption. A snapshot is opened read-only. Its errors wrap
@@ -43,24 +48,27 @@ func (c *Cluster) Open(ref image.Ref, opts OpenOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Image{cluster: c, ioctx: io, ref: ref}
-	if err := m.open(opts.ReadOnly || ref.Snapshot != ""); err != nil {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	opts.ReadOnly = opts.ReadOnly || ref.Snapshot != ""
+	m := &Image{cluster: c, ioctx: io, ref: ref, opts: opts}
+	if err := m.open(); err != nil {
 		io.Destroy()
 		return nil, err
 	}
-	if opts.Lock == LockExclusive && !opts.ReadOnly && ref.Snapshot == "" {
-		err = m.lockExclusive()
-	}
-	if err == nil {
-		err = m.readSize()
+	err = m.readGeometry()
+	if err == nil && !opts.ReadOnly {
+		err = m.takeLock()
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
+	m.monitor = startMonitor(m)
 	return m, nil
 }
 
-func (m *Image) open(readOnly bool) error {
+func (m *Image) open() error {
 	name := C.CString(m.ref.Image)
 	defer C.free(unsafe.Pointer(name))
 	var snap *C.char
@@ -70,7 +78,7 @@ func (m *Image) open(readOnly bool) error {
 	}
 	io := C.rados_ioctx_t(m.ioctx.Pointer())
 	var r C.int
-	if readOnly {
+	if m.opts.ReadOnly {
 		r = C.rbd_open_read_only(io, name, &m.handle, snap)
 	} else {
 		r = C.rbd_open(io, name, &m.handle, snap)
@@ -92,45 +100,34 @@ func openError(ref image.Ref, err error) error {
 	return fmt.Errorf("%s: %w: there is no such %s", ref, image.ErrUnreachable, what)
 }
 
-func (m *Image) readSize() error {
-	var size C.uint64_t
-	if r := C.rbd_get_size(m.handle, &size); r < 0 {
-		return fmt.Errorf("%s: reading the size: %w", m.ref, syscall.Errno(-r))
+func (m *Image) readGeometry() error {
+	var st C.rbd_image_info_t
+	var features, stripes C.uint64_t
+	r := C.rbd_stat(m.handle, &st, C.sizeof_rbd_image_info_t)
+	if r == 0 {
+		r = C.rbd_get_features(m.handle, &features)
 	}
-	m.sizeBytes = int64(size)
+	if r == 0 {
+		r = C.rbd_get_stripe_count(m.handle, &stripes)
+	}
+	if r < 0 {
+		return fmt.Errorf("%s: reading its geometry: %w", m.ref, syscall.Errno(-r))
+	}
+	m.sizeBytes.Store(int64(st.size))
+	if stripes == 1 {
+		m.objectBytes = int64(st.obj_size)
+	}
+	m.hasLock = features&C.RBD_FEATURE_EXCLUSIVE_LOCK != 0
 	return nil
 }
 
-func (m *Image) lockExclusive() error {
-	r := C.rbd_lock_acquire(m.handle, C.RBD_LOCK_MODE_EXCLUSIVE)
-	switch err := syscall.Errno(-r); {
-	case r == 0:
-		return nil
-	case err == syscall.EBUSY || err == syscall.EROFS || err == syscall.EAGAIN:
-		return fmt.Errorf("%s: %w: the exclusive lock is held by %s", m.ref, image.ErrBusy, m.holder())
-	case err == syscall.EINVAL:
-		return fmt.Errorf("%s: the image has no exclusive-lock feature; enable it with rbd feature enable, or use another lock mode", m.ref)
-	default:
-		return fmt.Errorf("%s: taking the exclusive lock: %w", m.ref, err)
+// currentSize asks librbd, which keeps up with changes by other clients.
+func (m *Image) currentSize() (int64, error) {
+	var size C.uint64_t
+	if r := C.rbd_get_size(m.handle, &size); r < 0 {
+		return 0, fmt.Errorf("%s: reading the size: %w", m.ref, syscall.Errno(-r))
 	}
-}
-
-// holder names the clients that have the image open, for a message.
-func (m *Image) holder() string {
-	img, err := librbd.OpenImageReadOnly(m.ioctx, m.ref.Image, librbd.NoSnapshot)
-	if err != nil {
-		return "another client"
-	}
-	defer func() { _ = img.Close() }()
-	owners, err := img.LockGetOwners()
-	if err != nil || len(owners) == 0 {
-		return "another client"
-	}
-	names := make([]string, 0, len(owners))
-	for _, o := range owners {
-		names = append(names, o.Owner)
-	}
-	return strings.Join(names, ", ")
+	return int64(size), nil
 }
 
 // LoadEncryption hands the image over to librbd's own engine: from now on its bytes are plaintext. luksVersion is 1 or 2.
@@ -140,14 +137,29 @@ func (m *Image) LoadEncryption(luksVersion int, passphrase *secret.Bytes) error 
 		return fmt.Errorf("%s: %w: the passphrase is empty", m.ref, syscall.EINVAL)
 	}
 	r := C.lg_encryption_load(m.handle, C.int(luksVersion), (*C.char)(unsafe.Pointer(&b[0])), C.size_t(len(b)))
-	if r < 0 {
-		return fmt.Errorf("%s: librbd %s cannot load the encryption: %w", m.ref, Version(), syscall.Errno(-r))
+	switch err := syscall.Errno(-r); {
+	case r == 0:
+	case err == syscall.ENOSYS:
+		return fmt.Errorf("%s: librbd %s has no encryption, which came with Ceph 16: use --engine native", m.ref, Version())
+	case err == syscall.EINVAL:
+		return fmt.Errorf("%s: librbd %s refuses the encryption (%w): it wants the data to begin at a multiple of the stripe period; use --engine native",
+			m.ref, Version(), err)
+	default:
+		return fmt.Errorf("%s: librbd %s cannot load the encryption: %w", m.ref, Version(), err)
 	}
-	return m.readSize()
+	size, err := m.currentSize()
+	m.sizeBytes.Store(size)
+	return err
 }
 
+// Shared tells that other clients may write at the same time without a lock that librbd passes on.
+func (m *Image) Shared() bool { return !m.opts.ReadOnly && !m.hasLock }
+
 // SizeBytes implements volume.Store.
-func (m *Image) SizeBytes() int64 { return m.sizeBytes }
+func (m *Image) SizeBytes() int64 { return m.sizeBytes.Load() }
+
+// ObjectBytes implements volume.Store.
+func (m *Image) ObjectBytes() int64 { return m.objectBytes }
 
 // ReadAt implements volume.Store.
 func (m *Image) ReadAt(iov [][]byte, offsetBytes int64) error {
@@ -170,7 +182,7 @@ func (m *Image) transfer(op C.int, verb string, iov [][]byte, offsetBytes int64)
 		for _, b := range part {
 			want += int64(len(b))
 		}
-		n, err := m.cluster.queue.do(m.handle, op, part, offsetBytes, want)
+		n, err := m.do(op, part, offsetBytes, want)
 		if err == nil && op == C.LG_READ && n != want {
 			err = fmt.Errorf("%d of %d bytes: %w", n, want, syscall.EIO)
 		}
@@ -182,9 +194,33 @@ func (m *Image) transfer(op C.int, verb string, iov [][]byte, offsetBytes int64)
 	return nil
 }
 
+// do runs one operation, unless the image is beyond use, and looks into its error.
+func (m *Image) do(op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int64, error) {
+	if err := m.monitor.usable(op != C.LG_READ); err != nil {
+		return 0, err
+	}
+	n, err := m.cluster.queue.do(m.handle, op, iov, offsetBytes, lengthBytes)
+	if err != nil {
+		err = m.monitor.explain(err)
+	}
+	return n, err
+}
+
+// CompareAndWrite implements volume.Swapper. It must stay inside one object.
+func (m *Image) CompareAndWrite(old, new []byte, offsetBytes int64) (bool, error) {
+	_, err := m.do(C.LG_SWAP, [][]byte{old, new}, offsetBytes, int64(len(old)))
+	if errors.Is(err, syscall.EILSEQ) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: compare and write at %d: %w", m.ref, offsetBytes, err)
+	}
+	return true, nil
+}
+
 // Flush implements volume.Store.
 func (m *Image) Flush() error {
-	if _, err := m.cluster.queue.do(m.handle, C.LG_FLUSH, nil, 0, 0); err != nil {
+	if _, err := m.do(C.LG_FLUSH, nil, 0, 0); err != nil {
 		return fmt.Errorf("%s: flush: %w", m.ref, err)
 	}
 	return nil
@@ -192,8 +228,16 @@ func (m *Image) Flush() error {
 
 // Discard implements volume.Store.
 func (m *Image) Discard(offsetBytes, lengthBytes int64) error {
-	if _, err := m.cluster.queue.do(m.handle, C.LG_DISCARD, nil, offsetBytes, lengthBytes); err != nil {
+	if _, err := m.do(C.LG_DISCARD, nil, offsetBytes, lengthBytes); err != nil {
 		return fmt.Errorf("%s: discard %d bytes at %d: %w", m.ref, lengthBytes, offsetBytes, err)
+	}
+	return nil
+}
+
+// Zero implements volume.Store.
+func (m *Image) Zero(offsetBytes, lengthBytes int64) error {
+	if _, err := m.do(C.LG_ZERO, nil, offsetBytes, lengthBytes); err != nil {
+		return fmt.Errorf("%s: zero %d bytes at %d: %w", m.ref, lengthBytes, offsetBytes, err)
 	}
 	return nil
 }
@@ -208,7 +252,7 @@ func (m *Image) Extents(offsetBytes, lengthBytes int64, dst []volume.Extent) ([]
 	var covered C.uint64_t
 	n := C.lg_extents(m.handle, C.uint64_t(offsetBytes), C.uint64_t(lengthBytes), &runs[0], C.int(len(runs)), &covered)
 	if n < 0 {
-		return dst, fmt.Errorf("%s: extents at %d: %w", m.ref, offsetBytes, syscall.Errno(-n))
+		return dst, fmt.Errorf("%s: extents at %d: %w", m.ref, offsetBytes, m.monitor.explain(syscall.Errno(-n)))
 	}
 	found := runs[:n]
 	slices.SortFunc(found, func(a, b C.lg_extent) int { return cmp.Compare(a.offset, b.offset) })
@@ -228,8 +272,20 @@ func (m *Image) Extents(offsetBytes, lengthBytes int64, dst []volume.Extent) ([]
 	return dst, nil
 }
 
+// Stats returns the image's counters.
+func (m *Image) Stats() Stats { return m.monitor.stats() }
+
+// Dead is closed when the image cannot be used any more; Err says why.
+func (m *Image) Dead() <-chan struct{} { return m.monitor.dead }
+
+// Err is why the image cannot be used any more: it wraps ErrBlocked or ErrLockLost, or is nil.
+func (m *Image) Err() error { return m.monitor.err() }
+
 // Close closes the image, after everything in flight. No other method may be under way or follow.
 func (m *Image) Close() error {
+	if m.monitor != nil {
+		m.monitor.stop()
+	}
 	r := C.rbd_close(m.handle)
 	m.ioctx.Destroy()
 	if r < 0 {

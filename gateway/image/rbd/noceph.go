@@ -27,6 +27,9 @@ func Connect(Config) (*Cluster, error) {
 // Version tells that there is no librbd.
 func Version() string { return "none (built without Ceph)" }
 
+// Missing has nothing to say about a librbd that is not there.
+func Missing() []string { return nil }
+
 // Open is never reached.
 func (*Cluster) Open(image.Ref, OpenOptions) (*Image, error) { panic("BUG: no cluster in this build") }
 
@@ -35,6 +38,18 @@ func (*Cluster) Describe(image.Ref) (*Info, error) { panic("BUG: no cluster in t
 
 // Close does nothing.
 func (*Cluster) Close() {}
+
+// Shared is never reached.
+func (*Image) Shared() bool { panic("BUG: no image in this build") }
+
+// Stats is never reached.
+func (*Image) Stats() Stats { panic("BUG: no image in this build") }
+
+// Dead is never reached.
+func (*Image) Dead() <-chan struct{} { panic("BUG: no image in this build") }
+
+// Err is never reached.
+func (*Image) Err() error { panic("BUG: no image in this build") }
 
 // LoadEncryption is never reached.
 func (*Image) LoadEncryption(int, *secret.Bytes) error { panic("BUG: no image in this build") }

@@ -14,7 +14,9 @@ import "C"
 import (
 	"errors"
 	"runtime"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -40,6 +42,7 @@ type slot struct {
 	pinner runtime.Pinner // keeps Go memory in place while librbd uses it
 	result int64
 	wake   chan struct{}
+	since  atomic.Int64 // when it was submitted, in nanoseconds of the clock below; 0: it is not in flight
 }
 
 func newQueue() (*queue, error) {
@@ -92,18 +95,35 @@ func (q *queue) do(image C.rbd_image_t, op C.int, iov [][]byte, offsetBytes, len
 		s.c.iov[i] = C.struct_iovec{iov_base: p, iov_len: C.size_t(len(b))}
 	}
 	s.c.iov_count = C.int32_t(len(iov))
+	s.since.Store(int64(time.Since(epoch)))
 	r := C.lg_submit(image, s.c, op, C.uint64_t(offsetBytes), C.uint64_t(lengthBytes))
 	result := int64(r)
 	if r == 0 {
 		<-s.wake
 		result = s.result
 	}
+	s.since.Store(0)
 	s.pinner.Unpin()
 	q.free <- s
 	if result < 0 {
 		return 0, syscall.Errno(-result)
 	}
 	return result, nil
+}
+
+// epoch is the zero of slot.since.
+var epoch = time.Now()
+
+// waiting counts the requests that have been in flight longer than limit, and tells how long the oldest has.
+func (q *queue) waiting(limit time.Duration) (n int, oldest time.Duration) {
+	now := time.Since(epoch)
+	for i := range q.slots {
+		if since := time.Duration(q.slots[i].since.Load()); since != 0 && now-since > limit {
+			n++
+			oldest = max(oldest, now-since)
+		}
+	}
+	return n, oldest
 }
 
 // close ends the collector. Nothing is in flight any more.

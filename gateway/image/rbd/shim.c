@@ -54,6 +54,19 @@ static void completed(rbd_completion_t c, void *arg)
 		wake(q);
 }
 
+int lg_has(const char *function) { return dlsym(RTLD_DEFAULT, function) != NULL; }
+
+// zero frees and zeroes. Where librbd cannot (before 15.2.17), it writes the same zero sector again and again.
+static int zero(rbd_image_t image, uint64_t offset, uint64_t length, rbd_completion_t c)
+{
+	static const char zeroes[512];
+	int (*write_zeroes)(rbd_image_t, uint64_t, size_t, rbd_completion_t, int, int) =
+		dlsym(RTLD_DEFAULT, "rbd_aio_write_zeroes");
+	if (write_zeroes)
+		return write_zeroes(image, offset, length, c, 0, 0);
+	return rbd_aio_writesame(image, offset, length, zeroes, sizeof zeroes, c, 0);
+}
+
 int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_t length)
 {
 	rbd_completion_t c;
@@ -72,6 +85,12 @@ int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_
 		break;
 	case LG_DISCARD:
 		err = rbd_aio_discard(image, offset, length, c);
+		break;
+	case LG_ZERO:
+		err = zero(image, offset, length, c);
+		break;
+	case LG_SWAP:
+		err = rbd_aio_compare_and_write(image, offset, length, r->iov[0].iov_base, r->iov[1].iov_base, c, &r->mismatch, 0);
 		break;
 	default:
 		err = -EINVAL;

@@ -14,7 +14,7 @@
 #include <sys/uio.h>
 
 enum { LG_MAX_IOV = 4 };
-enum lg_op { LG_READ, LG_WRITE, LG_FLUSH, LG_DISCARD };
+enum lg_op { LG_READ, LG_WRITE, LG_FLUSH, LG_DISCARD, LG_ZERO, LG_SWAP };
 
 typedef struct lg_queue lg_queue;
 
@@ -22,6 +22,7 @@ typedef struct lg_request {
 	struct lg_request *next;
 	lg_queue *queue;
 	int64_t result; // librbd's: bytes or 0, or a negative errno
+	uint64_t mismatch; // LG_SWAP: librbd writes where the bytes differed
 	uint32_t slot;  // the caller's number for this request
 	int32_t iov_count;
 	struct iovec iov[LG_MAX_IOV];
@@ -34,13 +35,17 @@ void lg_queue_free(lg_queue *q);
 // lg_requests_new returns n requests for q, numbered from 0, or NULL without memory; free() gives them back.
 lg_request *lg_requests_new(lg_queue *q, uint32_t n);
 
-// lg_submit starts an operation. 0: the request comes back through lg_wait. Negative: it does not.
+// lg_submit starts an operation. LG_READ and LG_WRITE use iov, LG_SWAP writes iov[1] if the image holds iov[0], the others
+// use length. 0: the request comes back through lg_wait. Negative: it does not.
 int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_t length);
 
 // lg_wait sleeps until something is done or lg_stop was called, and returns up to max slots with their results, or -1
 // once, when it was stopped and nothing is left. One thread at a time.
 int lg_wait(lg_queue *q, uint32_t *slots, int64_t *results, int max);
 void lg_stop(lg_queue *q);
+
+// lg_has tells whether this librbd has a function.
+int lg_has(const char *function);
 
 // lg_encryption_load is rbd_encryption_load (Ceph 16), looked up at run time: -ENOSYS where this librbd has none.
 // luks_version is 1 or 2.

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !noceph
+
+package rbd
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	monitorEvery = time.Second
+	// SlowAfter is how long a request waits for the cluster until that is said.
+	SlowAfter = 10 * time.Second
+	// passesToWarn is how many times the lock goes away until that is called two writers at work.
+	passesToWarn = 3
+)
+
+// A monitor watches over one open image: its size, its lock, requests that wait, and the errors that end its use.
+type monitor struct {
+	m    *Image
+	quit chan struct{}
+	done chan struct{}
+
+	taken, lost atomic.Uint64
+	waiting     atomic.Int64
+
+	mu    sync.Mutex
+	cause error         // why the image is dead
+	dead  chan struct{} // closed when cause is set
+	noUse atomic.Uint32 // copy of "dead" for the data path: 1 no writing, 2 no use
+}
+
+const (
+	useReadOnly = 1
+	useNothing  = 2
+)
+
+func startMonitor(m *Image) *monitor {
+	w := &monitor{m: m, quit: make(chan struct{}), done: make(chan struct{}), dead: make(chan struct{})}
+	go w.run()
+	return w
+}
+
+func (w *monitor) stop() {
+	close(w.quit)
+	<-w.done
+}
+
+func (w *monitor) run() {
+	defer close(w.done)
+	tick := time.NewTicker(monitorEvery)
+	defer tick.Stop()
+	owner := w.m.opts.Lock == LockExclusive && !w.m.opts.ReadOnly
+	for {
+		select {
+		case <-w.quit:
+			return
+		case <-tick.C:
+		}
+		w.checkSize()
+		w.checkWaiting()
+		if w.m.hasLock && !w.m.opts.ReadOnly {
+			owner = w.checkLock(owner)
+		}
+	}
+}
+
+func (w *monitor) checkSize() {
+	now, err := w.m.currentSize()
+	if err != nil {
+		_ = w.explain(err)
+		return
+	}
+	if before := w.m.sizeBytes.Swap(now); before != now {
+		w.m.opts.Logger.Warn("the image was resized; connections keep the size that they were told, new ones see the new one",
+			"before", before, "now", now)
+		if w.m.opts.Resized != nil {
+			w.m.opts.Resized(now)
+		}
+	}
+}
+
+func (w *monitor) checkWaiting() {
+	n, oldest := w.m.cluster.queue.waiting(SlowAfter)
+	before := w.waiting.Swap(int64(n))
+	switch {
+	case n > 0 && before == 0:
+		w.m.opts.Logger.Warn("the cluster does not answer: requests wait and go on when it does", "requests", n, "for", oldest.Round(time.Second))
+	case n == 0 && before > 0:
+		w.m.opts.Logger.Info("the cluster answers again")
+	}
+}
+
+// checkLock counts how the lock comes and goes, and returns who has it.
+func (w *monitor) checkLock(before bool) bool {
+	now, err := w.m.ownsLock()
+	if err != nil {
+		_ = w.explain(err)
+		return before
+	}
+	switch {
+	case now && !before:
+		w.taken.Add(1)
+		w.m.opts.Logger.Debug("took the exclusive lock")
+	case before && !now:
+		w.lockGone()
+	}
+	return now
+}
+
+func (w *monitor) lockGone() {
+	n := w.lost.Add(1)
+	if w.m.opts.Lock == LockExclusive {
+		w.kill(ErrLockLost, useReadOnly)
+		return
+	}
+	if w.m.opts.Lock == LockCooperative {
+		w.m.opts.Logger.Info("another client took the exclusive lock", "times", n)
+		if n >= passesToWarn {
+			w.m.opts.Logger.Warn("the exclusive lock goes back and forth: two clients write to this image", "times", n)
+		}
+	}
+}
+
+// kill ends the use of the image, once.
+func (w *monitor) kill(cause error, use uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cause != nil {
+		return
+	}
+	w.cause = fmt.Errorf("%s: %w", w.m.ref, cause)
+	w.noUse.Store(use)
+	w.m.opts.Logger.Error("the image can no longer be used; start luksgate again when no other client uses it", "error", cause)
+	close(w.dead)
+}
+
+func (w *monitor) err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cause
+}
+
+// usable refuses requests to an image that is beyond use. It is on the path of every request. An image that is still
+// being opened has no monitor.
+func (w *monitor) usable(write bool) error {
+	if w == nil {
+		return nil
+	}
+	use := w.noUse.Load()
+	if use == 0 || use == useReadOnly && !write {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", w.err(), syscall.EIO)
+}
+
+// explain draws the consequences of an error of librbd, and makes it one that a client can be told.
+func (w *monitor) explain(err error) error {
+	if w == nil {
+		return err
+	}
+	switch {
+	case errors.Is(err, syscall.ESHUTDOWN): // EBLOCKLISTED
+		w.kill(ErrBlocked, useNothing)
+		return fmt.Errorf("%w: %w", ErrBlocked, syscall.EIO)
+	case errors.Is(err, syscall.EROFS) && !w.m.opts.ReadOnly:
+		if w.m.opts.Lock == LockExclusive {
+			w.kill(ErrLockLost, useReadOnly)
+			return fmt.Errorf("%w: %w", ErrLockLost, syscall.EIO)
+		}
+		return fmt.Errorf("another client keeps the exclusive lock: %w", syscall.EIO)
+	}
+	return err
+}
+
+func (w *monitor) stats() Stats {
+	return Stats{LockTaken: w.taken.Load(), LockLost: w.lost.Load(), Waiting: int(w.waiting.Load())}
+}

@@ -99,8 +99,9 @@ func (h *handshake) negotiate() (session, error) {
 		return session{}, err
 	}
 	f := binary.BigEndian.Uint32(flags)
-	if f&^(wire.ClientFlagFixedNewstyle|wire.ClientFlagNoZeroes) != 0 || f&wire.ClientFlagFixedNewstyle == 0 {
-		return session{}, failHandshake(reasonProtocol, "client flags %#x: expected fixed newstyle", f)
+	// A client without the first flag may know no option but EXPORT_NAME, or may be go-nbd's, which never sets it.
+	if f&^(wire.ClientFlagFixedNewstyle|wire.ClientFlagNoZeroes) != 0 {
+		return session{}, failHandshake(reasonProtocol, "unknown client flags %#x", f)
 	}
 	h.noZeroes = f&wire.ClientFlagNoZeroes != 0
 	for {

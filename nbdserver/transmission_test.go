@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -235,7 +236,9 @@ func TestFlagsReachTheDevice(t *testing.T) {
 		{wire.CmdRead, wire.CmdFlagFUA, nil, "read 64 8"}, // must be accepted everywhere
 		{wire.CmdFlush, wire.CmdFlagFUA, nil, "flush 0 0"},
 	} {
+		mu.Lock()
 		calls = nil
+		mu.Unlock()
 		if r := c.do(x.command, x.flags, 64, 8, x.payload); r.errno != 0 {
 			t.Errorf("%s: error %d", x.want, r.errno)
 		}
@@ -255,9 +258,9 @@ func TestTrimAndZeroesAreWideWithExtendedHeaders(t *testing.T) {
 	c := dial(t, s, "extended")
 	const length = 10 << 32
 	for _, command := range []uint16{wire.CmdTrim, wire.CmdWriteZeroes, wire.CmdCache} {
-		d.length = 0
-		if r := c.do(command, 0, 4096, length, nil); r.errno != 0 || d.length != length {
-			t.Errorf("command %d: error %d, device got %d bytes", command, r.errno, d.length)
+		d.length.Store(0)
+		if r := c.do(command, 0, 4096, length, nil); r.errno != 0 || d.length.Load() != length {
+			t.Errorf("command %d: error %d, device got %d bytes", command, r.errno, d.length.Load())
 		}
 	}
 	r := c.do(wire.CmdBlockStatus, 0, 0, length, nil)
@@ -274,19 +277,19 @@ func TestTrimAndZeroesAreWideWithExtendedHeaders(t *testing.T) {
 // wide is a device of many TiB without content.
 type wide struct {
 	memdevice.Device
-	length int64
+	length atomic.Int64
 }
 
 func (w *wide) SizeBytes() int64 { return 1 << 44 }
 func (w *wide) Properties() nbdserver.Properties {
 	return nbdserver.Properties{Trim: true, WriteZeroes: true, Cache: true, Contexts: []string{"base:allocation"}}
 }
-func (w *wide) Trim(_, length int64, _ bool) error { w.length = length; return nil }
+func (w *wide) Trim(_, length int64, _ bool) error { w.length.Store(length); return nil }
 func (w *wide) WriteZeroes(_, length int64, _ nbdserver.ZeroFlags) error {
-	w.length = length
+	w.length.Store(length)
 	return nil
 }
-func (w *wide) Cache(_, length int64) error { w.length = length; return nil }
+func (w *wide) Cache(_, length int64) error { w.length.Store(length); return nil }
 func (w *wide) Extents(_ string, offset, _ int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
 	return append(dst, nbdserver.Extent{LengthBytes: w.SizeBytes() - offset, Flags: nbdserver.StateHole}), nil
 }
@@ -388,8 +391,13 @@ func TestBlockStatusPayloadChoosesContexts(t *testing.T) {
 func TestErrorsOfTheDevice(t *testing.T) {
 	commands := []uint16{wire.CmdRead, wire.CmdWrite, wire.CmdFlush, wire.CmdTrim, wire.CmdCache, wire.CmdWriteZeroes, wire.CmdBlockStatus}
 	everyWay(t, func(t *testing.T, mode string, device func(int64) *memdevice.Device) {
+		var mu sync.Mutex
 		var fail error
-		d := &faulty{Device: device(4 << 20), before: func(string, int64, int64) error { return fail }}
+		d := &faulty{Device: device(4 << 20), before: func(string, int64, int64) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return fail
+		}}
 		s := newServer(t, nbdserver.Options{Catalog: one(d)})
 		c := dial(t, s, mode)
 		for _, x := range []struct {
@@ -406,7 +414,9 @@ func TestErrorsOfTheDevice(t *testing.T) {
 					continue
 				}
 				for _, n := range []uint64{100, 1 << 20} {
+					mu.Lock()
 					fail = x.err
+					mu.Unlock()
 					var payload []byte
 					if command == wire.CmdWrite {
 						payload = make([]byte, n)

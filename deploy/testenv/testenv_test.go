@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestTryKeepsStreamsAndExitCode(t *testing.T) {
@@ -46,10 +47,16 @@ func TestProcessIsKilledWithItsChildren(t *testing.T) {
 		p := Start(t, "sh", "-c", "sleep 600 & echo child $!; wait")
 		child = strings.TrimPrefix(p.WaitLine("child"), "child ")
 	})
-	state, err := os.ReadFile("/proc/" + child + "/stat")
-	if err == nil && !bytes.Contains(state, []byte(") Z ")) {
-		t.Fatalf("child %s survived: %s", child, state)
+	// A killed process is gone when it has next run, not at once.
+	var state []byte
+	for range 1000 {
+		var err error
+		if state, err = os.ReadFile("/proc/" + child + "/stat"); err != nil || bytes.Contains(state, []byte(") Z ")) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
+	t.Fatalf("child %s survived: %s", child, state)
 }
 
 func TestProcessWaitSeesASignal(t *testing.T) {

@@ -77,7 +77,8 @@ test: deps ## install what the tests need, start a Ceph cluster for them, run al
 
 .PHONY: test-noceph
 test-noceph: ## the tests of what differs in a build without Ceph
-	$(GO_PURE) vet -tags noceph ./...
+	$(GO_PURE) build -tags noceph ./...
+	$(GO_PURE) vet -tags noceph . ./gateway/...
 	$(GO_PURE) test -tags noceph . ./gateway/...
 
 .PHONY: test-purego
@@ -89,7 +90,7 @@ NOT_EMULATED := ^(TestKernelAgrees|TestInChildProcess|TestEnvironmentChoosesKern
 
 .PHONY: test-arm64
 test-arm64: ## the tests of what has assembly, unsafe or byte order in it as an arm64 program, emulated
-	GOARCH=arm64 $(GO_PURE) vet -tags noceph ./...
+	GOARCH=arm64 $(GO_PURE) build -tags noceph ./...
 	GOARCH=arm64 $(GO_PURE) test -tags noceph -short -exec "$$(command -v qemu-aarch64-static)" \
 	  -skip '$(NOT_EMULATED)' ./crypt/xts/... ./crypt/workers/... ./crypt/volume/... ./crypt/secret/... \
 	  ./crypt/luks/luks1 ./crypt/luks/luks2 ./nbdserver/wire/... ./nbdserver/buffer/...
@@ -101,6 +102,7 @@ check: ## gofmt, vet, golangci-lint, shellcheck; generated files are up to date
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given
+	@deploy/install-deps go build
 	@deploy/fuzz "$(GO)" "$(TIME)" "$(TOTAL)"
 
 # ---- measuring

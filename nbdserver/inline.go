@@ -139,10 +139,10 @@ func putError(b []byte, m mode, q *wire.Request, errno uint32, text string) int 
 }
 
 // arenaSpace returns at least n bytes behind the replies not yet sent; the caller adds what it fills to reader.used. It
-// may wait for memory only if n is more than fewBytes, and the caller must hold no buffer then.
+// may wait for memory only if n is more than smallReplyBytes, and the caller must hold no buffer then.
 func (c *conn) arenaSpace(n int) ([]byte, error) {
 	rd := &c.reader
-	if rd.used+n > len(rd.out) && (rd.arena != nil || n <= fewBytes) {
+	if rd.used+n > len(rd.out) && (rd.arena != nil || n <= smallReplyBytes) {
 		if err := c.flush(); err != nil {
 			return nil, err
 		}

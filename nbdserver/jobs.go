@@ -114,10 +114,7 @@ func (c *conn) startJob(q *wire.Request, payload int, inline bool) error {
 		r.data = r.buf.Bytes()[:n]
 	}
 	if payload > 0 {
-		if err = c.flush(); err == nil {
-			err = c.recvPayload(r.data)
-		}
-		if err != nil {
+		if err = c.recvPayload(r.data); err != nil {
 			c.free(r)
 			return err
 		}

@@ -68,20 +68,21 @@ const (
 
 // Tuning, not protocol.
 const (
-	smallReadBytes = 4 << 10              // read buffer of a quiet connection, part of its struct
-	bigReadBytes   = 128 << 10            // read buffer of a busy connection
-	fewBytes       = 1 << 10              // room for replies without data, part of the struct
-	arenaBytes     = 256 << 10            // reply arena of a busy connection
-	inlineBytes    = 128 << 10            // largest request that fits an arena or a read buffer with its header
-	pieceBytes     = 128 << 10            // largest part of a reply that is sent without a turn for others
-	batchBytes     = 512 << 10            // what one sendmsg gathers at most, if it is more than one piece
-	flushBytes     = 32 << 10             // replies that are sent while more requests are at hand
-	largePayload   = 32 << 10             // payloads from here on are received without read-ahead of more
-	skipBytes      = 128 << 20            // a wrong payload up to here is skipped, a larger one ends the connection
-	extentsCompact = 120                  // keeps a reply below 1000 bytes: qemu 4.2 dies of larger ones
-	extentsWide    = 2048                 // for clients with extended headers, none of which is qemu 4.2
-	idleWorkers    = 64                   // goroutines kept for the next request
-	patience       = 5 * time.Millisecond // of the reader with a client that takes no replies
+	smallReadBytes  = 4 << 10              // read buffer of a quiet connection, part of its struct
+	bigReadBytes    = 128 << 10            // read buffer of a busy connection
+	fewBytes        = 4<<10 + 128          // room for one small reply or many without data, part of the struct
+	smallReplyBytes = 256                  // replies that never wait for memory
+	arenaBytes      = 256 << 10            // reply arena of a busy connection
+	inlineBytes     = 128 << 10            // largest request that fits an arena or a read buffer with its header
+	pieceBytes      = 128 << 10            // largest part of a reply that is sent without a turn for others
+	batchBytes      = 512 << 10            // what one sendmsg gathers at most, if it is more than one piece
+	flushBytes      = 32 << 10             // replies that are sent while more requests are at hand
+	largePayload    = 32 << 10             // payloads from here on are received without read-ahead of more
+	skipBytes       = 128 << 20            // a wrong payload up to here is skipped, a larger one ends the connection
+	extentsCompact  = 120                  // keeps a reply below 1000 bytes: qemu 4.2 dies of larger ones
+	extentsWide     = 2048                 // for clients with extended headers, none of which is qemu 4.2
+	idleWorkers     = 64                   // goroutines kept for the next request
+	patience        = 5 * time.Millisecond // of the reader with a client that takes no replies
 	// unixSendBytes is the send buffer of unix sockets. The kernel allows what net.core.wmem_max says, twice its usual
 	// default; that halves the processor time of 64 KiB reads, because the sender is woken less often.
 	unixSendBytes = 1 << 20

@@ -260,6 +260,9 @@ func (c *conn) recv(wait, partial bool) error {
 	} else if !wait {
 		return errAgain
 	}
+	if err := c.flush(); err != nil { // nobody waits for an answer while we wait for a question
+		return err
+	}
 	c.cool()
 	if !partial {
 		return c.recvError(c.recvIdle())

@@ -7,6 +7,8 @@ import (
 
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/gateway"
+	"github.com/luksgate/luksgate/gateway/config"
+	"github.com/luksgate/luksgate/gateway/daemon/api"
 	"github.com/luksgate/luksgate/gateway/image"
 )
 
@@ -24,18 +26,19 @@ const (
 // exitCode is the code for the error of a command.
 func exitCode(err error) int {
 	var usage *gateway.UsageError
+	var mistakes *config.Errors
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &usage), errors.Is(err, image.ErrRef):
+	case errors.As(err, &usage), errors.As(err, &mistakes), errors.Is(err, api.ErrInvalid), errors.Is(err, image.ErrRef):
 		return exitUsage
 	case errors.Is(err, luks.ErrWrongPassphrase):
 		return exitWrongPassphrase
 	case errors.Is(err, luks.ErrNotLUKS), errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrDamaged):
 		return exitNotLUKS
-	case errors.Is(err, image.ErrUnreachable):
+	case errors.Is(err, image.ErrUnreachable), errors.Is(err, api.ErrNotRunning):
 		return exitUnreachable
-	case errors.Is(err, image.ErrBusy):
+	case errors.Is(err, image.ErrBusy), errors.Is(err, api.ErrConflict):
 		return exitBusy
 	default:
 		return exitGeneral

@@ -174,8 +174,9 @@ func (k *checker) export(key string, e *Export) {
 		k.fail(key+".name", "", "%q: spaces, slashes and control characters are not allowed", e.Name)
 	}
 	k.oneOf(key+".engine", e.Engine, "auto", "native", "librbd")
-	k.oneOf(key+".lock", e.Lock, "cooperative", "exclusive")
+	k.oneOf(key+".lock", e.Lock, "cooperative", "exclusive", "none")
 	k.oneOf(key+".holes", e.Holes, "zero", "decrypt")
+	k.oneOf(key+".zeroes", e.Zeroes, "object", "encrypt", "punch")
 	k.oneOf(key+".open", e.Open, OpenOnDemand, OpenAtStart)
 	k.file(key+".ceph.conf", e.Ceph.Conf)
 	if e.Ceph.Key != nil {

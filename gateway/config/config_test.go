@@ -101,7 +101,7 @@ func TestParseExport(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"name": "a", "image": "mem:1M", "socket": "/t"}`: `name: there is an export "a" already`,
 		`{"name": "b", "image": "mem:1M", "socket": "/s"}`: "socket: the socket /s is that of",
-		`{"nmae": "b"}`: `did you mean "name"`,
+		`{"names": "b"}`: `did you mean "name"`,
 	} {
 		if _, err := c.ParseExport([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", text, err, want)

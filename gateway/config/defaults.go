@@ -49,6 +49,7 @@ func (d *Defaults) fill() {
 	d.Engine = cmp.Or(d.Engine, "auto")
 	d.Lock = cmp.Or(d.Lock, "cooperative")
 	d.Holes = cmp.Or(d.Holes, "zero")
+	d.Zeroes = cmp.Or(d.Zeroes, "object")
 	d.Open = cmp.Or(d.Open, OpenOnDemand)
 	d.OpenTimeout = cmp.Or(d.OpenTimeout, Duration(DefaultOpenTimeout))
 	if d.CloseAfter == nil {
@@ -65,6 +66,7 @@ func (e *Export) fill(d *Defaults) {
 	e.Engine = cmp.Or(e.Engine, d.Engine)
 	e.Lock = cmp.Or(e.Lock, d.Lock)
 	e.Holes = cmp.Or(e.Holes, d.Holes)
+	e.Zeroes = cmp.Or(e.Zeroes, d.Zeroes)
 	e.Open = cmp.Or(e.Open, d.Open)
 	e.OpenTimeout = cmp.Or(e.OpenTimeout, d.OpenTimeout)
 	if e.CloseAfter == nil {
@@ -93,19 +95,19 @@ func (e *Export) fill(d *Defaults) {
 	}
 }
 
-func (k *Key) fill() {
-	k.Timeout = cmp.Or(k.Timeout, Duration(DefaultKeyTimeout))
-	if k.Vault != nil {
-		v := *k.Vault
+func (s *Key) fill() {
+	s.Timeout = cmp.Or(s.Timeout, Duration(DefaultKeyTimeout))
+	if s.Vault != nil {
+		v := *s.Vault
 		v.Mount = cmp.Or(v.Mount, DefaultVaultMount)
 		v.Field = cmp.Or(v.Field, DefaultVaultField)
 		v.Encoding = cmp.Or(v.Encoding, "raw")
-		k.Vault = &v
+		s.Vault = &v
 	}
-	if k.Barbican != nil {
-		b := *k.Barbican
+	if s.Barbican != nil {
+		b := *s.Barbican
 		b.Encoding = cmp.Or(b.Encoding, "hex")
-		k.Barbican = &b
+		s.Barbican = &b
 	}
 }
 

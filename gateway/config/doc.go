@@ -93,6 +93,7 @@ type Defaults struct {
 	Engine      string     `yaml:"engine"`
 	Lock        string     `yaml:"lock"`
 	Holes       string     `yaml:"holes"`
+	Zeroes      string     `yaml:"zeroes"`
 	Open        string     `yaml:"open"`
 	CloseAfter  *Duration  `yaml:"close_after"`
 	OpenTimeout Duration   `yaml:"open_timeout"`
@@ -123,6 +124,7 @@ type Export struct {
 	Engine string `yaml:"engine,omitempty"`
 	Lock   string `yaml:"lock,omitempty"`
 	Holes  string `yaml:"holes,omitempty"`
+	Zeroes string `yaml:"zeroes,omitempty"`
 	// Open is OpenOnDemand or OpenAtStart; CloseAfter is how long after the last client's end the image closes.
 	Open        string    `yaml:"open,omitempty"`
 	CloseAfter  *Duration `yaml:"close_after,omitempty"`

@@ -107,3 +107,14 @@ func syntaxError(err error) *Error {
 	}
 	return e
 }
+
+// NameOf is the name of the export that text describes, which may be wrong otherwise.
+func NameOf(text []byte) (string, error) {
+	var e struct {
+		Name string `yaml:"name"`
+	}
+	if err := yaml.Unmarshal(text, &e); err != nil {
+		return "", &Errors{Name: "export", All: []*Error{syntaxError(err)}}
+	}
+	return e.Name, nil
+}

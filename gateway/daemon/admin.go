@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/luksgate/luksgate/gateway/config"
+	"github.com/luksgate/luksgate/gateway/daemon/api"
+)
+
+// maxExportBytes bounds what describes one export to add.
+const maxExportBytes = 1 << 20
+
+// startAdmin listens for operators and, if configured, for Prometheus on the network.
+func (d *Daemon) startAdmin(passed *passedSockets) error {
+	w := wish{network: "unix", address: d.config.Admin.Socket, access: d.config.Admin.Access}
+	l, err := w.open(passed)
+	if err != nil {
+		return err
+	}
+	d.admin = d.serveHTTP(l, d.adminHandler())
+	if address := d.config.Metrics.Address; address != "" {
+		w := wish{network: "tcp", address: address}
+		l, err := w.open(passed)
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		d.observe(mux)
+		d.tcp = d.serveHTTP(l, mux)
+	}
+	return nil
+}
+
+func (d *Daemon) serveHTTP(l net.Listener, h http.Handler) *http.Server {
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
+	}
+	d.tasks.Go(func() {
+		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			d.log.Error("no more requests are answered", "socket", l.Addr().String(), "error", err)
+		}
+	})
+	return s
+}
+
+func (d *Daemon) stopAdmin(ctx context.Context) {
+	for _, s := range []*http.Server{d.admin, d.tcp} {
+		if s == nil {
+			continue
+		}
+		if err := s.Shutdown(ctx); err != nil {
+			_ = s.Close()
+		}
+	}
+}
+
+// observe adds what anybody may look at.
+func (d *Daemon) observe(mux *http.ServeMux) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(d.metrics, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelError), EnableOpenMetrics: true,
+	}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		d.alive()
+		answer(w, http.StatusOK, map[string]bool{"healthy": true})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		r := d.readiness()
+		status := http.StatusOK
+		if !r.Ready {
+			status = http.StatusServiceUnavailable
+		}
+		answer(w, status, r)
+	})
+}
+
+func (d *Daemon) readiness() api.Ready {
+	r := api.Ready{Ready: d.isReady(), Missing: d.missing()}
+	r.Ready = r.Ready && len(r.Missing) == 0
+	for _, e := range d.all() {
+		s := e.state()
+		if e.current().Open == config.OpenAtStart && s.State != api.StateOpen && s.State != api.StateDraining {
+			r.Waiting = append(r.Waiting, e.name)
+			r.Ready = false
+		}
+	}
+	return r
+}
+
+func (d *Daemon) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	d.observe(mux)
+	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, api.Version{Luksgate: d.build.Version, PID: os.Getpid(), Config: d.path, Started: d.started})
+	})
+	mux.HandleFunc("GET /v1/exports", func(w http.ResponseWriter, _ *http.Request) {
+		out := []api.Export{}
+		for _, e := range d.all() {
+			out = append(out, d.describe(e))
+		}
+		answer(w, http.StatusOK, out)
+	})
+	mux.HandleFunc("POST /v1/exports", d.handleAdd)
+	mux.HandleFunc("GET /v1/exports/{name}", d.withExport(func(*http.Request, *export) error { return nil }))
+	mux.HandleFunc("DELETE /v1/exports/{name}", d.handleRemove)
+	mux.HandleFunc("POST /v1/exports/{name}/drain", d.withExport(func(r *http.Request, e *export) error {
+		e.drain()
+		if r.FormValue("disconnect") == "true" {
+			d.server.Disconnect(e.name)
+		}
+		return nil
+	}))
+	mux.HandleFunc("POST /v1/exports/{name}/resume", d.withExport(func(_ *http.Request, e *export) error { return e.resume() }))
+	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, api.Stats{At: time.Now(), Since: d.started, Exports: d.metrics.Snapshots()})
+	})
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) {
+		change, err := d.Reload()
+		if err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		answer(w, http.StatusOK, change)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fmt.Errorf("admin: there is no %s %s", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// describe is an export's state with its addresses.
+func (d *Daemon) describe(e *export) api.Export {
+	out := e.state()
+	out.URIs = []string{}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.listeners {
+		if l.view.has(e.name) {
+			out.URIs = append(out.URIs, l.uri(e.name))
+		}
+	}
+	slices.Sort(out.URIs)
+	return out
+}
+
+// withExport answers with the state of the export in the path, after act.
+func (d *Daemon) withExport(act func(*http.Request, *export) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		e := d.export(r.PathValue("name"))
+		if e == nil {
+			refuse(w, http.StatusNotFound, fmt.Errorf("daemon: export %q: %w", r.PathValue("name"), api.ErrNotFound))
+			return
+		}
+		if err := act(r, e); err != nil {
+			refuse(w, http.StatusConflict, err)
+			return
+		}
+		answer(w, http.StatusOK, d.describe(e))
+	}
+}
+
+func (d *Daemon) handleAdd(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxExportBytes))
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	e, status, err := d.add(text)
+	if err != nil {
+		refuse(w, status, err)
+		return
+	}
+	answer(w, status, d.describe(e))
+}
+
+// add adds an export, or finds that it is there.
+func (d *Daemon) add(text []byte) (*export, int, error) {
+	d.change.Lock()
+	defer d.change.Unlock()
+	known := d.knownConfig()
+	base := *known
+	name, err := config.NameOf(text)
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	base.Exports = slices.DeleteFunc(slices.Clone(known.Exports), func(e config.Export) bool { return e.Name == name })
+	c, err := base.ParseExport(text)
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	if e := d.export(name); e != nil && len(base.Exports) < len(known.Exports) {
+		if !reflect.DeepEqual(e.current(), c) {
+			return nil, http.StatusConflict, fmt.Errorf("daemon: export %q is there already, with another configuration", name)
+		}
+		return e, http.StatusOK, nil
+	}
+	e := d.export(name)
+	if e == nil {
+		e = newExport(d, c, originAPI)
+		d.insert(e)
+	} else {
+		e.update(c, originAPI) // it was being removed
+	}
+	problems := d.syncListeners(nil)
+	d.mu.Lock()
+	listens := c.Socket == "" || d.listeners["unix:"+c.Socket] != nil
+	d.mu.Unlock()
+	if !listens {
+		e.remove()
+		_ = d.syncListeners(nil)
+		return nil, http.StatusConflict, errors.Join(problems...)
+	}
+	d.log.Info("export added", "export", name, "image", c.Image)
+	return e, http.StatusCreated, nil
+}
+
+func (d *Daemon) handleRemove(w http.ResponseWriter, r *http.Request) {
+	d.change.Lock()
+	defer d.change.Unlock()
+	e := d.export(r.PathValue("name"))
+	if e == nil {
+		refuse(w, http.StatusNotFound, fmt.Errorf("daemon: export %q: %w", r.PathValue("name"), api.ErrNotFound))
+		return
+	}
+	disconnect := r.FormValue("disconnect") == "true"
+	if n := e.state().Clients; n > 0 && !disconnect {
+		refuse(w, http.StatusConflict, fmt.Errorf("daemon: export %s has %d clients: drain it first, or disconnect them", e.name, n))
+		return
+	}
+	e.remove()
+	if disconnect {
+		d.server.Disconnect(e.name)
+	}
+	for _, err := range d.syncListeners(nil) {
+		d.log.Error("a socket is missing", "error", err)
+	}
+	d.log.Info("export removed", "export", e.name)
+	answer(w, http.StatusOK, struct{}{})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the client may be gone
+}
+
+func refuse(w http.ResponseWriter, status int, err error) {
+	answer(w, status, api.Problem{Error: err.Error()})
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/luksgate/luksgate/gateway"
+	"github.com/luksgate/luksgate/gateway/config"
+	"github.com/luksgate/luksgate/gateway/daemon/api"
+	"github.com/luksgate/luksgate/gateway/metrics"
+	"github.com/luksgate/luksgate/nbdserver"
+)
+
+// Where an export is from.
+const (
+	originFile = "file"
+	originAPI  = "api"
+)
+
+// errDraining is what a client gets of an export that takes no new ones.
+var errDraining = fmt.Errorf("the export takes no new clients (luksgate drain): %w", nbdserver.ErrDenied)
+
+// An export is a name, a configuration, and the image while it is open.
+type export struct {
+	daemon *Daemon
+	name   string
+	log    *slog.Logger
+	stats  *metrics.Export
+
+	mu      sync.Mutex
+	cfg     config.Export
+	origin  string
+	opening chan struct{} // closed when the attempt under way has ended; nil if there is none
+	closing chan struct{} // closed when the image is closed; nil if it is not being closed
+	image   *openImage    // nil unless open
+	users   int           // clients, and others that need the image open
+	grace   *time.Timer   // runs while the image is open and unused
+	drained bool          // takes no new clients
+	removed bool          // drained for good
+	ended   bool          // the daemon stops
+	failure error         // of the last attempt to open it
+	since   time.Time
+}
+
+// An openImage is an image while it is open.
+type openImage struct {
+	cfg    config.Export // with which it was opened
+	export *gateway.Export
+	size   int64
+	quit   chan struct{}
+	watch  sync.WaitGroup
+}
+
+func newExport(d *Daemon, cfg config.Export, origin string) *export {
+	return &export{
+		daemon: d, name: cfg.Name, cfg: cfg, origin: origin, since: time.Now(),
+		log: d.log.With("export", cfg.Name), stats: d.metrics.Export(cfg.Name),
+	}
+}
+
+func (e *export) current() config.Export {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.cfg
+}
+
+func (e *export) info() nbdserver.ExportInfo {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return nbdserver.ExportInfo{Name: e.name, Description: e.cfg.Description}
+}
+
+// acquire returns the device for one user, opening the image if it is not open. Closing the device gives it back.
+func (e *export) acquire(ctx context.Context) (nbdserver.Device, error) {
+	for {
+		e.mu.Lock()
+		switch {
+		case e.ended || e.drained:
+			e.mu.Unlock()
+			return nil, errDraining
+		case e.image != nil && e.closing == nil && e.image.export.Err() == nil:
+			dev := e.useLocked()
+			e.mu.Unlock()
+			return dev, nil
+		case e.image != nil && e.closing == nil: // its clients are on their way out
+			err := e.image.export.Err()
+			e.mu.Unlock()
+			return nil, err
+		}
+		wait := e.closing
+		if wait == nil {
+			if wait = e.opening; wait == nil {
+				wait = e.startOpenLocked()
+			}
+		}
+		wasOpening := e.closing == nil
+		e.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if wasOpening {
+			e.mu.Lock()
+			if e.image == nil && e.failure != nil {
+				err := e.failure
+				e.mu.Unlock()
+				return nil, err
+			}
+			e.mu.Unlock()
+		}
+	}
+}
+
+// useLocked counts one user more and returns the device that counts it out.
+func (e *export) useLocked() nbdserver.Device {
+	e.users++
+	if e.grace != nil {
+		e.grace.Stop()
+		e.grace = nil
+	}
+	return &tracked{Device: e.image.export.Device(), stats: e.stats, release: e.release}
+}
+
+// release counts a user out. The last one starts the time of grace.
+func (e *export) release() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.users--
+	e.idleLocked()
+}
+
+// idleLocked sees to it that an image that nobody uses closes in the end.
+func (e *export) idleLocked() {
+	if e.users > 0 || e.image == nil || e.closing != nil || e.ended {
+		return
+	}
+	delay := e.cfg.CloseDelay()
+	switch {
+	case e.removed || e.drained || e.image.export.Err() != nil || !reflect.DeepEqual(e.cfg, e.image.cfg):
+		delay = 0
+	case e.cfg.Open == config.OpenAtStart:
+		return
+	}
+	img := e.image
+	if e.grace != nil {
+		e.grace.Stop()
+	}
+	e.grace = time.AfterFunc(delay, func() {
+		if err := e.closeIdle(img); err != nil {
+			e.log.Error("cannot close the image in order", "error", err)
+		}
+	})
+}
+
+// closeIdle closes img unless somebody uses it again.
+func (e *export) closeIdle(img *openImage) error {
+	e.mu.Lock()
+	if e.image != img || e.users > 0 || e.closing != nil {
+		e.mu.Unlock()
+		return nil
+	}
+	done := make(chan struct{})
+	e.closing = done
+	e.mu.Unlock()
+	err := img.close()
+	e.mu.Lock()
+	e.image, e.closing, e.since = nil, nil, time.Now()
+	reopen := e.cfg.Open == config.OpenAtStart && !e.removed && !e.drained && !e.ended
+	e.mu.Unlock()
+	close(done)
+	e.stats.Closed()
+	e.log.Info("image closed")
+	e.daemon.drop(e)
+	if reopen {
+		e.daemon.tasks.Go(func() { e.keepOpen(e.daemon.ctx) })
+	}
+	return err
+}
+
+// startOpenLocked starts an attempt to open the image and returns what is closed at its end.
+func (e *export) startOpenLocked() chan struct{} {
+	done := make(chan struct{})
+	e.opening, e.failure, e.since = done, nil, time.Now()
+	cfg := e.cfg
+	e.daemon.tasks.Go(func() {
+		img, err := e.open(cfg)
+		e.mu.Lock()
+		e.image, e.failure, e.opening, e.since = img, err, nil, time.Now()
+		if err == nil {
+			// Whoever asked may have gone: then this starts the time of grace.
+			e.idleLocked()
+		}
+		e.mu.Unlock()
+		close(done)
+	})
+	return done
+}
+
+// open opens the image. It runs on its own: a client that loses patience does not end it for others.
+func (e *export) open(cfg config.Export) (*openImage, error) {
+	ctx, cancel := context.WithTimeout(e.daemon.ctx, time.Duration(cfg.OpenTimeout))
+	defer cancel()
+	start := time.Now()
+	gc, err := e.daemon.gatewayConfig(ctx, &cfg, e)
+	var exp *gateway.Export
+	if err == nil {
+		exp, err = gateway.Open(ctx, gc)
+	}
+	took := time.Since(start)
+	e.stats.Opened(string(gc.Engine), took, err)
+	if err != nil {
+		e.log.Error("cannot open the image", "image", cfg.Image, "error", err, "after", took)
+		return nil, err
+	}
+	img := &openImage{cfg: cfg, export: exp, size: exp.Device().SizeBytes(), quit: make(chan struct{})}
+	img.watch.Go(func() { e.watch(img) })
+	e.log.Info("image open", "image", cfg.Image, "size", img.size, "after", took)
+	return img, nil
+}
+
+// statsEvery is how often an open RBD image is asked for its counters.
+const statsEvery = 5 * time.Second
+
+// watch looks after an open image until it is closed. An image that can no longer be used ends its clients: the next
+// one opens it anew.
+func (e *export) watch(img *openImage) {
+	tick := time.NewTicker(statsEvery)
+	defer tick.Stop()
+	dead := img.export.Dead()
+	for {
+		select {
+		case <-img.quit:
+			return
+		case <-dead:
+			dead = nil
+			e.stats.Ended()
+			e.log.Error("the image can no longer be used; its clients are disconnected", "error", img.export.Err())
+			e.daemon.server.Disconnect(e.name)
+			e.mu.Lock()
+			e.failure = img.export.Err()
+			e.idleLocked()
+			e.mu.Unlock()
+		case <-tick.C:
+			if s, ok := img.export.RBDStats(); ok {
+				e.stats.Lock(s.LockTaken, s.LockLost, s.Waiting)
+			}
+		}
+	}
+}
+
+func (m *openImage) close() error {
+	close(m.quit)
+	m.watch.Wait()
+	return m.export.Close()
+}
+
+// shut closes the image for good: no client is left and none will come.
+func (e *export) shut() error {
+	e.mu.Lock()
+	e.ended = true
+	if e.grace != nil {
+		e.grace.Stop()
+	}
+	waits := []chan struct{}{e.opening, e.closing}
+	e.mu.Unlock()
+	for _, wait := range waits {
+		if wait != nil {
+			<-wait
+		}
+	}
+	e.mu.Lock()
+	img := e.image
+	e.image = nil
+	e.mu.Unlock()
+	if img == nil {
+		return nil
+	}
+	e.stats.Closed()
+	return img.close()
+}
+
+// retry delays of images that are to be open always.
+const (
+	retryFirst = time.Second
+	retryMost  = time.Minute
+)
+
+// keepOpen tries until the image is open, or need not be any more.
+func (e *export) keepOpen(ctx context.Context) {
+	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
+		dev, err := e.acquire(ctx)
+		if err == nil {
+			_ = dev.Close()
+			return
+		}
+		if errors.Is(err, nbdserver.ErrDenied) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// state is the export for the API.
+func (e *export) state() api.Export {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := api.Export{
+		Name: e.name, Description: e.cfg.Description, Image: e.cfg.Image, Socket: e.cfg.Socket, State: api.StateClosed,
+		Clients: e.users, ReadOnly: e.cfg.ReadOnly, Engine: e.cfg.Engine, Origin: e.origin, Removed: e.removed, Since: e.since,
+	}
+	if len(e.cfg.Keys) > 0 {
+		out.Key = keyName(&e.cfg.Keys[0])
+	}
+	switch {
+	case e.image != nil:
+		out.State, out.SizeBytes = api.StateOpen, e.image.export.Device().SizeBytes()
+		out.Pending = !reflect.DeepEqual(e.cfg, e.image.cfg)
+	case e.opening != nil:
+		out.State = api.StateOpening
+	case e.failure != nil:
+		out.State = api.StateFailed
+	}
+	if e.failure != nil {
+		out.Error = e.failure.Error()
+	}
+	if e.drained {
+		out.State = api.StateDraining
+	}
+	return out
+}

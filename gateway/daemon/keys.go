@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/luksgate/luksgate/crypt/secret"
+	"github.com/luksgate/luksgate/crypt/volume"
+	"github.com/luksgate/luksgate/gateway"
+	"github.com/luksgate/luksgate/gateway/config"
+	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
+	"github.com/luksgate/luksgate/gateway/key"
+	"github.com/luksgate/luksgate/gateway/metrics"
+)
+
+// keyring makes key sources of what the configuration says.
+type keyring struct{ cfg *config.File }
+
+func newKeyring(c *config.File) (keyring, error) { return keyring{c}, nil }
+
+// keyUse is what a key is for, which matters to libvirt.
+type keyUse int
+
+const (
+	forImage keyUse = iota
+	forCeph
+)
+
+// source is where a key is from. It is not asked yet.
+func (r keyring) source(k *config.Key, _ keyUse) (key.Source, error) {
+	var s key.Source
+	switch {
+	case k.File != "":
+		s = key.File(k.File)
+	case k.FD != nil:
+		s = key.SharedFD(*k.FD)
+	case k.Credential != "":
+		s = key.Credential(k.Credential)
+	default:
+		return nil, fmt.Errorf("daemon: %s is no key source of this build", keyName(k))
+	}
+	if k.TrimNewline {
+		s = key.TrimNewline{Source: s}
+	}
+	return s, nil
+}
+
+// keyName says where a key is from, in words.
+func keyName(k *config.Key) string {
+	switch {
+	case k.File != "":
+		return "file " + k.File
+	case k.FD != nil:
+		return fmt.Sprintf("file descriptor %d", *k.FD)
+	case k.Credential != "":
+		return "credential " + k.Credential
+	case len(k.Command) > 0:
+		return "command " + k.Command[0]
+	case k.LibvirtSecret != nil:
+		return "libvirt secret " + k.LibvirtSecret.UUID + k.LibvirtSecret.Usage
+	case k.Vault != nil:
+		return "vault " + k.Vault.Mount + "/" + k.Vault.Path
+	case k.Barbican != nil:
+		return "barbican " + k.Barbican.Secret
+	default:
+		return "nowhere"
+	}
+}
+
+// keyRetryPauses are between attempts at a source that does not answer.
+var keyRetryPauses = []time.Duration{250 * time.Millisecond, time.Second, 3 * time.Second}
+
+// patient asks a source again that is down, counts, and bounds the time of each attempt.
+type patient struct {
+	key.Source
+	timeout time.Duration
+	stats   *metrics.Export
+}
+
+// Passphrase implements key.Source.
+func (p patient) Passphrase(ctx context.Context) (*secret.Bytes, error) {
+	for attempt := 0; ; attempt++ {
+		start := time.Now()
+		one, cancel := context.WithTimeout(ctx, p.timeout)
+		b, err := p.Source.Passphrase(one)
+		cancel()
+		p.stats.KeyFetched(time.Since(start), err)
+		if err == nil || !errors.Is(err, key.ErrUnavailable) || attempt == len(keyRetryPauses) {
+			return b, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(keyRetryPauses[attempt]):
+		}
+	}
+}
+
+func (d *Daemon) patientSource(k *config.Key, use keyUse, stats *metrics.Export) (key.Source, error) {
+	d.mu.Lock()
+	ring := d.keys
+	d.mu.Unlock()
+	s, err := ring.source(k, use)
+	if err != nil {
+		return nil, err
+	}
+	return patient{s, time.Duration(k.Timeout), stats}, nil
+}
+
+// gatewayConfig is what an export's configuration means to package gateway.
+func (d *Daemon) gatewayConfig(ctx context.Context, c *config.Export, e *export) (gateway.Config, error) {
+	ref, err := image.ParseRef(c.Image)
+	if err != nil {
+		return gateway.Config{}, err
+	}
+	out := gateway.Config{
+		Image: ref, ReadOnly: c.ReadOnly, Plain: c.Plain, Engine: gateway.Engine(c.Engine), Lock: rbd.LockMode(c.Lock),
+		Ceph: rbd.Config{ConfFile: c.Ceph.Conf, User: c.Ceph.User}, Logger: e.log,
+	}
+	if c.Holes == "decrypt" {
+		out.Holes = volume.HolesDecrypt
+	}
+	switch c.Zeroes {
+	case "encrypt":
+		out.Zeroes = volume.ZeroesEncrypt
+	case "punch":
+		out.Zeroes = volume.ZeroesPunch
+	default:
+		out.Zeroes = volume.ZeroesObject
+	}
+	if len(c.Keys) > 0 {
+		if out.Key, err = d.patientSource(&c.Keys[0], forImage, e.stats); err != nil {
+			return out, err
+		}
+	}
+	if ref.Scheme == image.RBD {
+		out.Ceph.Options, err = d.cephOptions(ctx, c, e)
+	}
+	return out, err
+}
+
+// cephOptions are the settings for a cluster that an export names itself.
+func (d *Daemon) cephOptions(ctx context.Context, c *config.Export, e *export) (map[string]string, error) {
+	options := map[string]string{}
+	if len(c.Ceph.MonHosts) > 0 {
+		options["mon_host"] = strings.Join(c.Ceph.MonHosts, ",")
+	}
+	if c.Ceph.Key != nil {
+		s, err := d.patientSource(c.Ceph.Key, forCeph, e.stats)
+		if err != nil {
+			return nil, err
+		}
+		b, err := s.Passphrase(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("key of client.%s: %w", c.Ceph.User, err)
+		}
+		defer b.Release()
+		// librados takes a string; that copy stays until the collector takes it.
+		options["key"] = strings.TrimSpace(string(b.Bytes()))
+	}
+	return options, nil
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/luksgate/luksgate/gateway/config"
+	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/nbdserver"
+)
+
+// A wish is a socket that the configuration asks for.
+type wish struct {
+	network, address string
+	access           config.SocketMode
+	only             string // the export whose own it is
+	list             *config.Listen
+}
+
+func (w *wish) key() string { return w.network + ":" + w.address }
+
+// A listener is a socket that clients can connect to.
+type listener struct {
+	key   string
+	inner net.Listener
+	view  *view
+	certs atomic.Pointer[nbdserver.Certificates]
+	tls   *nbdserver.TLSOptions // nil without TLS
+	done  chan struct{}         // closed when the last of its clients is gone
+}
+
+// wishes are the sockets that the exports and shared listeners want now; d.mu is held.
+func (d *Daemon) wishesLocked() map[string]wish {
+	out := map[string]wish{}
+	add := func(w wish) { out[w.key()] = w }
+	for i := range d.config.Listen {
+		l := &d.config.Listen[i]
+		if l.Socket != "" {
+			add(wish{network: "unix", address: l.Socket, access: l.Access, list: l})
+		} else {
+			add(wish{network: "tcp", address: l.Address, list: l})
+		}
+	}
+	for _, e := range d.exports {
+		e.mu.Lock()
+		if e.cfg.Socket != "" && !e.removed {
+			add(wish{network: "unix", address: e.cfg.Socket, access: e.cfg.Access, only: e.name})
+		}
+		e.mu.Unlock()
+	}
+	return out
+}
+
+// syncListeners closes sockets that nobody wants, opens those that are missing and changes the others in place. Clients
+// of a closed socket go on. d.change is held.
+func (d *Daemon) syncListeners(passed *passedSockets) []error {
+	d.mu.Lock()
+	wanted := d.wishesLocked()
+	have := map[string]*listener{}
+	for key, l := range d.listeners {
+		w, ok := wanted[key]
+		if ok && (w.list != nil && w.list.TLS != nil) == (l.tls != nil) &&
+			(l.tls == nil || l.tls.Required == *w.list.TLS.Required) {
+			have[key] = l
+			continue
+		}
+		_ = l.inner.Close()
+		delete(d.listeners, key)
+	}
+	d.mu.Unlock()
+	var errs []error
+	for key, w := range wanted {
+		var err error
+		if l := have[key]; l != nil {
+			err = l.update(w, d)
+		} else {
+			err = d.listen(w, passed)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// update brings a listener that is there in line with w.
+func (l *listener) update(w wish, d *Daemon) error {
+	l.view.set(w.only, w.list)
+	if w.network == "unix" {
+		if u, ok := l.inner.(*nbdserver.UnixListener); ok {
+			return setAccess(u.Path(), w.access)
+		}
+		return nil // systemd's, which has its own idea of who may connect
+	}
+	if l.tls == nil {
+		return nil
+	}
+	certs, err := d.certificates(w.list.TLS)
+	if err == nil {
+		l.certs.Store(certs)
+	}
+	return err
+}
+
+func (d *Daemon) certificates(t *config.TLS) (*nbdserver.Certificates, error) {
+	return nbdserver.LoadCertificates(nbdserver.TLSFiles{
+		Certificate: t.Certificate, Key: t.Key, ClientCA: t.ClientCA,
+	}, d.log)
+}
+
+// listen opens a socket, or takes the one that systemd or an earlier process passed, and serves it.
+func (d *Daemon) listen(w wish, passed *passedSockets) error {
+	l := &listener{key: w.key(), view: &view{daemon: d}, done: make(chan struct{})}
+	l.view.set(w.only, w.list)
+	if w.list != nil && w.list.TLS != nil {
+		certs, err := d.certificates(w.list.TLS)
+		if err != nil {
+			return err
+		}
+		l.certs.Store(certs)
+		l.tls = &nbdserver.TLSOptions{
+			Required: *w.list.TLS.Required,
+			Config:   func() (*tls.Config, error) { return l.certs.Load().Config() },
+		}
+	}
+	inner, err := w.open(passed)
+	if err != nil {
+		return err
+	}
+	l.inner = inner
+	d.mu.Lock()
+	d.listeners[l.key] = l
+	d.mu.Unlock()
+	d.serve(l)
+	return nil
+}
+
+// serve accepts clients in the background.
+func (d *Daemon) serve(l *listener) {
+	d.tasks.Go(func() {
+		defer close(l.done)
+		err := d.server.ServeAt(d.ctx, l.inner, nbdserver.Endpoint{Catalog: l.view, TLS: l.tls})
+		if err != nil && !errors.Is(err, nbdserver.ErrServerClosed) && !errors.Is(err, net.ErrClosed) && d.ctx.Err() == nil {
+			d.log.Error("no more clients are accepted", "socket", l.key, "error", err)
+		}
+	})
+}
+
+func (w *wish) open(passed *passedSockets) (net.Listener, error) {
+	if l := passed.take(w.key()); l != nil {
+		return l, nil
+	}
+	if w.network == "tcp" {
+		l, err := net.Listen("tcp", w.address)
+		if err != nil {
+			return nil, fmt.Errorf("daemon: address %s: %w", w.address, errno(err))
+		}
+		return l, nil
+	}
+	return listenUnix(w.address, w.access)
+}
+
+func listenUnix(path string, access config.SocketMode) (net.Listener, error) {
+	o, err := socketOptions(access)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: socket %s: %w", path, err)
+	}
+	l, err := nbdserver.ListenUnix(path, o)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%w: %w", image.ErrBusy, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// errno is the error number below the layers of package net, which repeat what we say ourselves.
+func errno(err error) error {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		if no == syscall.EADDRINUSE {
+			return fmt.Errorf("%w: %w", image.ErrBusy, no)
+		}
+		return no
+	}
+	return err
+}
+
+func socketOptions(access config.SocketMode) (nbdserver.SocketOptions, error) {
+	o := nbdserver.SocketOptions{Mode: fs.FileMode(access.Mode), UID: -1, GID: -1}
+	if access.Owner != "" {
+		id := access.Owner
+		if u, err := user.Lookup(access.Owner); err == nil {
+			id = u.Uid
+		}
+		n, err := strconv.Atoi(id)
+		if err != nil {
+			return o, fmt.Errorf("owner %q: there is no such user", access.Owner)
+		}
+		o.UID = n
+	}
+	if access.Group != "" {
+		id := access.Group
+		if g, err := user.LookupGroup(access.Group); err == nil {
+			id = g.Gid
+		}
+		n, err := strconv.Atoi(id)
+		if err != nil {
+			return o, fmt.Errorf("group %q: there is no such group", access.Group)
+		}
+		o.GID = n
+	}
+	return o, nil
+}
+
+// setAccess changes who may connect to a socket that is there.
+func setAccess(path string, access config.SocketMode) error {
+	o, err := socketOptions(access)
+	if err == nil && (o.UID >= 0 || o.GID >= 0) {
+		err = os.Chown(path, o.UID, o.GID)
+	}
+	if err == nil {
+		err = os.Chmod(path, o.Mode)
+	}
+	if err != nil {
+		return fmt.Errorf("daemon: socket %s: %w", path, err)
+	}
+	return nil
+}
+
+// passedSockets are listening sockets that this process was given, by network and address. The zero value and nil have
+// none.
+type passedSockets struct{ by map[string]net.Listener }
+
+// takeActivation takes those of systemd (sd_listen_fds(3)).
+func takeActivation() (*passedSockets, error) {
+	named, err := nbdserver.ActivationListeners()
+	if err != nil {
+		return nil, fmt.Errorf("daemon: %w", err)
+	}
+	p := &passedSockets{by: map[string]net.Listener{}}
+	for _, list := range named {
+		for _, l := range list {
+			p.by[l.Addr().Network()+":"+l.Addr().String()] = l
+		}
+	}
+	return p, nil
+}
+
+func (p *passedSockets) take(key string) net.Listener {
+	if p == nil {
+		return nil
+	}
+	l := p.by[key]
+	delete(p.by, key)
+	return l
+}
+
+// close closes what nobody took.
+func (p *passedSockets) close() {
+	for _, l := range p.by {
+		_ = l.Close()
+	}
+}
+
+// uri is the address at which clients have an export here.
+func (l *listener) uri(export string) string {
+	path := "/" + url.PathEscape(export)
+	if address, ok := strings.CutPrefix(l.key, "unix:"); ok {
+		return "nbd+unix://" + path + "?socket=" + url.QueryEscape(address)
+	}
+	scheme := "nbd://"
+	if l.tls != nil {
+		scheme = "nbds://"
+	}
+	return scheme + l.inner.Addr().String() + path
+}

@@ -168,32 +168,61 @@ func (j *cryptJob) Do(loSector, hiSector int) {
 	}
 }
 
-// decryptData decrypts the runs of sectors between all-zero ones, which stay as they are.
+// decryptData decrypts what is not a hole. Holes are told by 512-byte chunks, also inside a larger sector: an all-zero chunk
+// of ciphertext has a probability of 2^-4096, and XTS encrypts each 16-byte block by itself, so that a sector may be
+// filled chunk by chunk.
 func (j *cryptJob) decryptData(buf []byte, iv uint64) {
 	step := uint64(j.sectorBytes / ivUnitBytes)
-	start := 0
-	for pos := 0; pos < len(buf); pos += j.sectorBytes {
-		if isZero(buf[pos : pos+j.sectorBytes]) {
-			if pos > start {
-				j.cipher.Decrypt(buf[start:pos], buf[start:pos], iv+uint64(start/j.sectorBytes)*step)
-			}
-			start = pos + j.sectorBytes
+	decrypt := func(start, end int) {
+		if start < end {
+			j.cipher.Decrypt(buf[start:end], buf[start:end], iv+uint64(start/j.sectorBytes)*step)
 		}
 	}
-	if start < len(buf) {
-		j.cipher.Decrypt(buf[start:], buf[start:], iv+uint64(start/j.sectorBytes)*step)
+	start := 0
+	for pos := 0; pos < len(buf); pos += j.sectorBytes {
+		sector := buf[pos : pos+j.sectorBytes]
+		holes := zeroChunks(sector)
+		if holes == 0 {
+			continue
+		}
+		decrypt(start, pos)
+		start = pos + j.sectorBytes
+		if holes == 1<<step-1 {
+			continue
+		}
+		decrypt(pos, start)
+		for i := range int(step) {
+			if holes>>i&1 != 0 {
+				clear(sector[i*chunkBytes : (i+1)*chunkBytes])
+			}
+		}
 	}
+	decrypt(start, len(buf))
 }
 
-// isZero tells whether a sector is all zero bytes. Ciphertext nearly always differs in its first word.
-func isZero(sector []byte) bool {
-	for len(sector) >= 32 {
-		a := binary.LittleEndian.Uint64(sector) | binary.LittleEndian.Uint64(sector[8:]) |
-			binary.LittleEndian.Uint64(sector[16:]) | binary.LittleEndian.Uint64(sector[24:])
+// chunkBytes is the unit of holes.
+const chunkBytes = 512
+
+// zeroChunks has a bit set for each chunk of the sector that is all zero bytes.
+func zeroChunks(sector []byte) (holes uint64) {
+	for i := range len(sector) / chunkBytes {
+		chunk := sector[i*chunkBytes : (i+1)*chunkBytes]
+		if binary.LittleEndian.Uint64(chunk) == 0 && isZero(chunk) {
+			holes |= 1 << i
+		}
+	}
+	return holes
+}
+
+// isZero tells whether all bytes are zero.
+func isZero(b []byte) bool {
+	for len(b) >= 32 {
+		a := binary.LittleEndian.Uint64(b) | binary.LittleEndian.Uint64(b[8:]) |
+			binary.LittleEndian.Uint64(b[16:]) | binary.LittleEndian.Uint64(b[24:])
 		if a != 0 {
 			return false
 		}
-		sector = sector[32:]
+		b = b[32:]
 	}
 	return true
 }

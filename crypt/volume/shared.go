@@ -44,7 +44,9 @@ func (r *request) writeShared(p, inner []byte, fua bool) error {
 	return nil
 }
 
-// swapSector puts p at byte at of the sector at offsetBytes.
+// swapSector puts p at byte at of the sector at offsetBytes. XTS encrypts each 16-byte block by itself, so only the
+// chunks that p touches change; those that it covers in part are replaced only if they still are what was read. In a
+// sector that has holes, these are filled with encrypted zeros too, for readers that know only holes of whole sectors.
 func (r *request) swapSector(p []byte, offsetBytes int64, at int) error {
 	g := r.v.opts.Geometry
 	old, sector := r.head, r.tail
@@ -55,15 +57,28 @@ func (r *request) swapSector(p []byte, offsetBytes int64, at int) error {
 		}
 		copy(sector, old)
 		r.crypt(sector, offsetBytes, false)
-		if bytes.Equal(sector[at:at+len(p)], p) {
-			return nil
-		}
 		copy(sector[at:], p)
 		r.crypt(sector, offsetBytes, true)
-		done, err := r.v.swap.CompareAndWrite(old, sector, g.storeOffset(offsetBytes))
-		if done || err != nil {
-			return err
+		done := true
+		for i := 0; i < len(old) && done; i += chunkBytes {
+			var err error
+			if done, err = r.swapChunk(old[i:i+chunkBytes], sector[i:i+chunkBytes], offsetBytes+int64(i), i < at+len(p) && i+chunkBytes > at); err != nil {
+				return err
+			}
+		}
+		if done {
+			return nil
 		}
 	}
 	return fmt.Errorf("volume: sector at %d: others changed it %d times meanwhile: %w", offsetBytes, maxSwaps, syscall.EIO)
+}
+
+// swapChunk returns false if the chunk must be read again: somebody changed it, and it holds bytes of the request. One
+// that does not was a hole, which somebody else has filled.
+func (r *request) swapChunk(old, new []byte, offsetBytes int64, ours bool) (bool, error) {
+	if bytes.Equal(old, new) {
+		return true, nil
+	}
+	done, err := r.v.swap.CompareAndWrite(old, new, r.v.opts.Geometry.storeOffset(offsetBytes))
+	return done || !ours, err
 }

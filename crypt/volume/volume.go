@@ -57,7 +57,7 @@ type Runner interface {
 type Holes int
 
 const (
-	// HolesZero reads it as zeros, as librbd does for what was never written.
+	// HolesZero reads it as zeros, as librbd does for what was never written, and so every all-zero 512 bytes of it.
 	HolesZero Holes = iota
 	// HolesDecrypt decrypts it, as dm-crypt and qemu do.
 	HolesDecrypt
@@ -66,8 +66,8 @@ const (
 // A Swapper is a Store that others may write at the same time without a lock: there the ragged ends of unaligned writes
 // are replaced only if they are still what was read.
 type Swapper interface {
-	// CompareAndWrite replaces old by new, of the same length, one sector. It returns false if the store holds
-	// something else.
+	// CompareAndWrite replaces old by new, both 512 bytes, at a multiple of 512 bytes. It returns false if the store
+	// holds something else.
 	CompareAndWrite(old, new []byte, offsetBytes int64) (bool, error)
 }
 

@@ -56,6 +56,14 @@ func (m *rbdImage) librbd(spec string) []string {
 	return []string{"--object", "secret,id=k,file=" + m.key, "--image-opts", opts}
 }
 
+// librbdRead copies all of the image's plaintext to a file, as librbd's engine reads it. qemu-img convert will not do: it
+// asks librbd for holes, and librbd 16 answers for the raw image, as if the header were not there.
+func (m *rbdImage) librbdRead(t *testing.T, spec, file string) {
+	t.Helper()
+	a := m.librbd(spec)
+	testenv.Run(t, "qemu-img", "dd", a[0], a[1], a[2], "-O", "raw", "bs=2M", "if="+a[3], "of="+file)
+}
+
 // TestBothEngines writes random data through one engine and reads it through the other, both ways.
 func TestBothEngines(t *testing.T) {
 	testenv.CephConf(t)
@@ -79,7 +87,7 @@ func TestBothEngines(t *testing.T) {
 			g.stop(t)
 
 			copied := filepath.Join(t.TempDir(), "copy")
-			testenv.Run(t, "qemu-img", append(append([]string{"convert", "-O", "raw"}, m.librbd(m.spec)...), copied)...)
+			m.librbdRead(t, m.spec, copied)
 			if got, err := os.ReadFile(copied); err != nil || !bytes.Equal(got, model) {
 				t.Fatalf("librbd reads something else than the gateway wrote (%v)", err)
 			}
@@ -119,7 +127,7 @@ func TestSnapshotAndClone(t *testing.T) {
 		}
 		g.stop(t)
 	}
-	testenv.Run(t, "qemu-img", append(append([]string{"convert", "-O", "raw"}, m.librbd(clone)...), file)...)
+	m.librbdRead(t, clone, file)
 	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, model) {
 		t.Fatalf("librbd reads something else from the clone than the gateway wrote (%v)", err)
 	}

@@ -77,6 +77,7 @@ func (m *Image) open() error {
 		defer C.free(unsafe.Pointer(snap))
 	}
 	io := C.rados_ioctx_t(m.ioctx.Pointer())
+	C.lg_full_is_error(io)
 	var r C.int
 	if m.opts.ReadOnly {
 		r = C.rbd_open_read_only(io, name, &m.handle, snap)
@@ -199,6 +200,9 @@ func (m *Image) do(op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int6
 	if err := m.monitor.usable(op != C.LG_READ); err != nil {
 		return 0, err
 	}
+	if op != C.LG_READ {
+		m.monitor.beforeWrite()
+	}
 	n, err := m.cluster.queue.do(m.handle, op, iov, offsetBytes, lengthBytes)
 	if err != nil {
 		err = m.monitor.explain(err)
@@ -206,7 +210,7 @@ func (m *Image) do(op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int6
 	return n, err
 }
 
-// CompareAndWrite implements volume.Swapper. It must stay inside one object.
+// CompareAndWrite implements volume.Swapper. librbd 16 takes no more than 512 bytes.
 func (m *Image) CompareAndWrite(old, new []byte, offsetBytes int64) (bool, error) {
 	_, err := m.do(C.LG_SWAP, [][]byte{old, new}, offsetBytes, int64(len(old)))
 	if errors.Is(err, syscall.EILSEQ) {

@@ -15,6 +15,8 @@ import (
 
 const (
 	monitorEvery = time.Second
+	// lockCheckEvery is how often at most writes look whether the lock is still ours.
+	lockCheckEvery = 5 * time.Millisecond
 	// SlowAfter is how long a request waits for the cluster until that is said.
 	SlowAfter = 10 * time.Second
 	// passesToWarn is how many times the lock goes away until that is called two writers at work.
@@ -25,10 +27,14 @@ const (
 type monitor struct {
 	m    *Image
 	quit chan struct{}
-	done chan struct{}
+	wg   sync.WaitGroup
 
 	taken, lost atomic.Uint64
 	waiting     atomic.Int64
+
+	lockMu      sync.Mutex
+	owner       bool         // whether the lock was ours when we last looked; under lockMu
+	lockChecked atomic.Int64 // when that was, since epoch
 
 	mu    sync.Mutex
 	cause error         // why the image is dead
@@ -42,33 +48,37 @@ const (
 )
 
 func startMonitor(m *Image) *monitor {
-	w := &monitor{m: m, quit: make(chan struct{}), done: make(chan struct{}), dead: make(chan struct{})}
-	go w.run()
+	w := &monitor{m: m, quit: make(chan struct{}), dead: make(chan struct{})}
+	w.owner = m.opts.Lock == LockExclusive && !m.opts.ReadOnly
+	w.every(func() {
+		w.checkSize()
+		if m.hasLock && !m.opts.ReadOnly {
+			w.checkLock()
+		}
+	})
+	w.every(w.checkWaiting) // on its own, since what librbd is asked above waits for the cluster too
 	return w
+}
+
+// every calls f again and again until stop.
+func (w *monitor) every(f func()) {
+	w.wg.Go(func() {
+		tick := time.NewTicker(monitorEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-w.quit:
+				return
+			case <-tick.C:
+				f()
+			}
+		}
+	})
 }
 
 func (w *monitor) stop() {
 	close(w.quit)
-	<-w.done
-}
-
-func (w *monitor) run() {
-	defer close(w.done)
-	tick := time.NewTicker(monitorEvery)
-	defer tick.Stop()
-	owner := w.m.opts.Lock == LockExclusive && !w.m.opts.ReadOnly
-	for {
-		select {
-		case <-w.quit:
-			return
-		case <-tick.C:
-		}
-		w.checkSize()
-		w.checkWaiting()
-		if w.m.hasLock && !w.m.opts.ReadOnly {
-			owner = w.checkLock(owner)
-		}
-	}
+	w.wg.Wait()
 }
 
 func (w *monitor) checkSize() {
@@ -97,21 +107,36 @@ func (w *monitor) checkWaiting() {
 	}
 }
 
-// checkLock counts how the lock comes and goes, and returns who has it.
-func (w *monitor) checkLock(before bool) bool {
+// beforeWrite looks whether the lock is still ours, from time to time: a lock that another client borrowed between two
+// of our writes would be ours again by the next tick.
+func (w *monitor) beforeWrite() {
+	if w == nil || !w.m.hasLock || w.m.opts.ReadOnly {
+		return
+	}
+	now := int64(time.Since(epoch))
+	last := w.lockChecked.Load()
+	if now-last > int64(lockCheckEvery) && w.lockChecked.CompareAndSwap(last, now) {
+		w.checkLock()
+	}
+}
+
+// checkLock counts how the lock comes and goes.
+func (w *monitor) checkLock() {
+	w.lockMu.Lock()
+	defer w.lockMu.Unlock()
 	now, err := w.m.ownsLock()
 	if err != nil {
 		_ = w.explain(err)
-		return before
+		return
 	}
 	switch {
-	case now && !before:
+	case now && !w.owner:
 		w.taken.Add(1)
 		w.m.opts.Logger.Debug("took the exclusive lock")
-	case before && !now:
+	case w.owner && !now:
 		w.lockGone()
 	}
-	return now
+	w.owner = now
 }
 
 func (w *monitor) lockGone() {

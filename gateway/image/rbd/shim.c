@@ -54,6 +54,15 @@ static void completed(rbd_completion_t c, void *arg)
 		wake(q);
 }
 
+void lg_full_is_error(rados_ioctx_t io)
+{
+	void (*set)(rados_ioctx_t) = dlsym(RTLD_DEFAULT, "rados_set_pool_full_try");
+	if (!set) // its name before Ceph 16
+		set = dlsym(RTLD_DEFAULT, "rados_set_osdmap_full_try");
+	if (set)
+		set(io);
+}
+
 int lg_has(const char *function) { return dlsym(RTLD_DEFAULT, function) != NULL; }
 
 // zero frees and zeroes. Where librbd cannot (before 15.2.17), it writes the same zero sector again and again.

@@ -44,6 +44,10 @@ int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_
 int lg_wait(lg_queue *q, uint32_t *slots, int64_t *results, int max);
 void lg_stop(lg_queue *q);
 
+// lg_full_is_error makes writes to a full pool, of images opened with io from now on, fail with -ENOSPC or -EDQUOT instead
+// of waiting for room.
+void lg_full_is_error(rados_ioctx_t io);
+
 // lg_has tells whether this librbd has a function.
 int lg_has(const char *function);
 

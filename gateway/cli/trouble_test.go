@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !noceph
+
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/luksgate/luksgate/deploy/testenv"
+)
+
+// A troubled is a cluster of a test's own, to be mistreated.
+type troubled struct {
+	t         *testing.T
+	dir, conf string
+}
+
+func newTroubled(t *testing.T, options ...string) *troubled {
+	t.Helper()
+	testenv.CephConf(t) // where tests may use Ceph at all
+	c := &troubled{t: t, dir: testenv.SocketDir(t)}
+	c.conf = filepath.Join(c.dir, "ceph.conf")
+	c.script("start", options...)
+	t.Cleanup(func() { c.script("stop", "--wipe") })
+	return c
+}
+
+func (c *troubled) script(verb string, options ...string) {
+	c.t.Helper()
+	script := filepath.Join(testenv.Root(c.t), "deploy/devcluster/devcluster")
+	testenv.Run(c.t, script, append([]string{verb, c.dir}, options...)...)
+}
+
+func (c *troubled) rbd(args ...string) string {
+	c.t.Helper()
+	return testenv.Run(c.t, "rbd", append([]string{"--conf", c.conf}, args...)...)
+}
+
+func (c *troubled) ceph(args ...string) string {
+	c.t.Helper()
+	return testenv.Run(c.t, "ceph", append([]string{"--conf", c.conf, "--connect-timeout", "60"}, args...)...)
+}
+
+func (c *troubled) signalOSD(s syscall.Signal) {
+	c.t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.dir, "osd.0.pid"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err == nil {
+		err = syscall.Kill(pid, s)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *troubled) export(args ...string) *gate {
+	c.t.Helper()
+	return export(c.t, append(args, "--ceph-conf", c.conf)...)
+}
+
+// waitOutput waits until the process has said text.
+func (g *gate) waitOutput(t *testing.T, text string) {
+	t.Helper()
+	for end := time.Now().Add(testenv.CommandTimeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if strings.Contains(g.Output(), text) {
+			return
+		}
+	}
+	t.Fatalf("it never says %q:\n%s", text, g.Output())
+}
+
+// TestFlushSurvivesDeath kills the gateway and the OSD after a flush and after a FUA write: both must be there again.
+func TestFlushSurvivesDeath(t *testing.T) {
+	c := newTroubled(t, "--store", "bluestore", "--size", "2G")
+	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: randomBytes(8<<20, 21)})
+	c.rbd("import", "--no-progress", luks.Path, "rbd/disk")
+	g := c.export("rbd:rbd/disk", "--key-file", luks.PassphrasePath)
+	testenv.Run(t, "qemu-io", "-f", "raw", g.uri,
+		"-c", "write -P 0x11 0 1M", "-c", "write -P 0x12 1234567 4321", "-c", "flush", "-c", "write -f -P 0x13 3M 12345")
+	g.Signal(syscall.SIGKILL)
+	c.signalOSD(syscall.SIGKILL)
+	g.Wait()
+	c.script("stop")
+	c.script("start", "--store", "bluestore")
+	g = c.export("rbd:rbd/disk", "--key-file", luks.PassphrasePath)
+	out := testenv.Run(t, "qemu-io", "-r", "-f", "raw", g.uri,
+		"-c", "read -P 0x11 0 1M", "-c", "read -P 0x12 1234567 4321", "-c", "read -P 0x13 3M 12345")
+	if strings.Contains(out, "erification failed") {
+		t.Errorf("what was flushed is gone: %s", out)
+	}
+	g.stop(t)
+}
+
+// TestClusterTrouble has the OSD pause, the pool full, and the gateway's client blocked.
+func TestClusterTrouble(t *testing.T) {
+	c := newTroubled(t)
+	c.rbd("create", "--size", "64M", "rbd/disk")
+	g := c.export("rbd:rbd/disk", "--plain")
+
+	c.signalOSD(syscall.SIGSTOP)
+	timer := time.AfterFunc(13*time.Second, func() { c.signalOSD(syscall.SIGCONT) })
+	defer timer.Stop()
+	out := testenv.Run(t, "qemu-io", "-f", "raw", g.uri, "-c", "write -P 7 0 1M", "-c", "read -P 7 0 1M", "-c", "flush")
+	if strings.Contains(out, "failed") {
+		t.Errorf("a pause of the OSD is an error for the guest: %s", out)
+	}
+	g.waitOutput(t, "the cluster does not answer")
+	g.waitOutput(t, "the cluster answers again")
+
+	c.ceph("osd", "pool", "set-quota", "rbd", "max_bytes", "1000000")
+	for end := time.Now().Add(testenv.CommandTimeout); !strings.Contains(c.ceph("health", "detail"), "POOL_FULL"); time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the pool never gets full")
+		}
+	}
+	r := testenv.Try(t, "qemu-io", "-f", "raw", g.uri, "-c", "write -P 7 8M 1M")
+	if !strings.Contains(r.Stdout+r.Stderr, "No space left") {
+		t.Errorf("a full pool is not ENOSPC: %s", r)
+	}
+	c.ceph("osd", "pool", "set-quota", "rbd", "max_bytes", "0")
+
+	_, watchers, _ := strings.Cut(c.rbd("status", "rbd/disk"), "watcher=")
+	address, _, _ := strings.Cut(watchers, " ")
+	c.ceph("osd", "blocklist", "add", address)
+	if code := g.Wait(); code != exitUnreachable || !strings.Contains(g.Output(), "blocked this client") {
+		t.Errorf("blocked: exit code %d, want %d\n%s", code, exitUnreachable, g.Output())
+	}
+}

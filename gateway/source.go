@@ -80,11 +80,11 @@ func openRBD(cfg Config) (*source, error) {
 		// Below this size librbd decrypts holes to noise instead of reading them as zeros.
 		ceph.Options = withOption(ceph.Options, "rbd_sparse_read_threshold_bytes", "1")
 	}
-	cluster, err := rbd.Connect(ceph)
+	cluster, release, err := rbd.Acquire(ceph)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Image, err)
 	}
-	s := &source{cluster: cluster, closers: []func() error{func() error { cluster.Close(); return nil }}}
+	s := &source{cluster: cluster, closers: []func() error{func() error { release(); return nil }}}
 	if s.info, err = cluster.Describe(cfg.Image); err == nil {
 		s.rbd, err = cluster.Open(cfg.Image, rbd.OpenOptions{
 			ReadOnly: cfg.ReadOnly, Lock: cfg.Lock, Takeover: cfg.Takeover,

@@ -116,6 +116,9 @@ func configure(conn *rados.Conn, cfg Config) error {
 	for _, options := range []map[string]string{defaults, cfg.Options} {
 		for name, value := range options {
 			if err := conn.SetConfigOption(name, value); err != nil {
+				if name == "key" {
+					value = "a secret"
+				}
 				return fmt.Errorf("ceph: %w: setting %s to %q: %w", image.ErrUnreachable, name, value, err)
 			}
 		}

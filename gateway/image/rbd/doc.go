@@ -23,6 +23,8 @@ type Config struct {
 	User string
 	// Options are librados and librbd settings that go over those of the file and over our defaults.
 	Options map[string]string
+	// ImagesPerConnection is how many images share a connection to the cluster; 0 means DefaultImagesPerConnection.
+	ImagesPerConnection int
 }
 
 // LockMode says how an image that is opened for writing is held against other clients.

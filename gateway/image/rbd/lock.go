@@ -16,13 +16,14 @@ import (
 	"syscall"
 	"unsafe"
 
-	librbd "github.com/ceph/go-ceph/rbd"
-
 	"github.com/luksgate/luksgate/gateway/image"
 )
 
 // takeLock does what the lock mode asks for at the open.
 func (m *Image) takeLock() error {
+	if m.opts.Lock == LockAlone {
+		return m.takeLockAlone()
+	}
 	if !m.hasLock {
 		if m.opts.Lock == LockExclusive || m.opts.Takeover {
 			return fmt.Errorf("%s: it has no exclusive-lock feature: enable it (rbd feature enable), or use --lock none", m.ref)
@@ -65,6 +66,9 @@ func (m *Image) breakLock() error {
 	if owner == "" || err != nil {
 		return err
 	}
+	if m.ownOpens(owner) {
+		return fmt.Errorf("%s: %w: this process has it open already, and will not block itself", m.ref, image.ErrBusy)
+	}
 	m.opts.Logger.Warn("breaking the exclusive lock", "holder", m.holder())
 	name := C.CString(owner)
 	defer C.free(unsafe.Pointer(name))
@@ -93,6 +97,12 @@ func (m *Image) lockOwner() (string, error) {
 	return C.GoString(owners[0]), nil
 }
 
+// ownOpens tells whether owner, an address with a nonce, is this connection itself.
+func (m *Image) ownOpens(owner string) bool {
+	addrs, err := m.cluster.conn.GetAddrs()
+	return err == nil && strings.Contains(addrs, strings.TrimPrefix(strings.TrimPrefix(owner, "v1:"), "v2:"))
+}
+
 // ownsLock tells whether this client holds the exclusive lock.
 func (m *Image) ownsLock() (bool, error) {
 	var owner C.int
@@ -108,20 +118,9 @@ func (m *Image) holder() string {
 	if err != nil || owner == "" {
 		owner = "another client"
 	}
-	img, err := librbd.OpenImageReadOnly(m.ioctx, m.ref.Image, librbd.NoSnapshot)
+	seen, err := m.otherWatchers()
 	if err != nil {
 		return owner
-	}
-	defer func() { _ = img.Close() }()
-	watchers, err := img.ListWatchers()
-	if err != nil {
-		return owner
-	}
-	var seen []string
-	for _, w := range watchers {
-		if uint64(w.Id) != m.cluster.conn.GetInstanceID() {
-			seen = append(seen, fmt.Sprintf("client.%d at %s", w.Id, w.Addr))
-		}
 	}
 	if len(seen) == 0 {
 		return owner

@@ -209,6 +209,66 @@ func TestExclusiveLock(t *testing.T) {
 	second.Close()
 }
 
+// TestSharedConnections counts connections: as few as the limit allows, apart by configuration, gone with the last user.
+func TestSharedConnections(t *testing.T) {
+	cfg := Config{ConfFile: testenv.CephConf(t), ImagesPerConnection: 2}
+	open := func() int {
+		connections.mu.Lock()
+		defer connections.mu.Unlock()
+		n := 0
+		for _, same := range connections.byName {
+			n += len(same)
+		}
+		return n
+	}
+	before := open()
+	var releases []func()
+	clusters := make(map[*Cluster]int)
+	acquire := func(cfg Config) {
+		c, release, err := Acquire(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clusters[c]++
+		releases = append(releases, release)
+	}
+	for range 3 {
+		acquire(cfg)
+	}
+	other := cfg
+	other.Options = map[string]string{"rbd_cache": "true"}
+	acquire(other)
+	if len(clusters) != 3 || open() != before+3 {
+		t.Errorf("4 images of 2 configurations have %d connections, want 3", len(clusters))
+	}
+	for _, release := range releases {
+		release()
+		release() // again does nothing
+	}
+	bad := Config{ConfFile: "/nonexistent"}
+	if _, _, err := Acquire(bad); !errors.Is(err, image.ErrUnreachable) {
+		t.Errorf("got %v", err)
+	}
+	if open() != before {
+		t.Errorf("%d connections are left over", open()-before)
+	}
+}
+
+// TestTakeoverOfOneself opens an image twice on one connection: breaking the lock would block us.
+func TestTakeoverOfOneself(t *testing.T) {
+	c := connect(t)
+	spec := testenv.NewImage(t, 4)
+	first := open(t, c, spec, OpenOptions{Lock: LockExclusive})
+	defer first.Close()
+	_, err := c.Open(ref(t, spec), OpenOptions{Lock: LockExclusive, Takeover: true})
+	if !errors.Is(err, image.ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
+	}
+	if err := first.WriteAt([][]byte{make([]byte, 512)}, 0, true); err != nil {
+		t.Errorf("the first one can no longer write: %v", err)
+	}
+}
+
 func BenchmarkRead4K(b *testing.B) {
 	c, err := Connect(Config{ConfFile: testenv.CephConf(b)})
 	if err != nil {

@@ -121,9 +121,10 @@ bench-nbd: ## the NBD server beside nbdkit and qemu-nbd, on memory; BENCH_FLAGS=
 	$(GO_PURE) run -tags noceph ./bench/nbd $(BENCH_FLAGS)
 
 .PHONY: bench-rbd
-bench-rbd: ## the gateway on a Ceph cluster of its own
+bench-rbd: ## the gateway beside fio, qemu-nbd and librbd's own engine, on a Ceph cluster; BENCH_FLAGS=-help says more
+	@deploy/install-deps go build ceph bench
 	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
-	  $(GO) test -run '^$$' -bench . ./gateway/...
+	  $(GO) run ./bench/rbd $(BENCH_FLAGS)
 
 # ---- showing
 

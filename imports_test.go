@@ -43,13 +43,13 @@ var importRules = []struct {
 	{"gateway", []string{"gateway/image", "gateway/key", "crypt", "nbdserver", "golang.org/x/sys"}},
 	{"deploy/testenv", nil},
 	{"deploy", []string{"deploy/testenv"}},
-	{"bench", []string{"crypt", "nbdserver", "deploy/testenv", "golang.org/x", "github.com/pojntfx/go-nbd"}},
+	{"bench", []string{"crypt", "nbdserver", "gateway", "deploy/testenv", "golang.org/x", "github.com/pojntfx/go-nbd"}},
 	{"", []string{"gateway/cli"}},
 }
 
 // Packages of the standard library that only some layers may use.
 var restricted = map[string][]string{
-	"os/exec": {"bench", "deploy"},
+	"os/exec": {"bench", "deploy", "gateway/key/command", "gateway/daemon"},
 	"unsafe":  {"crypt/xts", "crypt/secret", "nbdserver/buffer", "nbdserver", "gateway/image/rbd"},
 }
 

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// startTimeout is how long a server may take to open its image, and stopTimeout to end.
+	startTimeout = 60 * time.Second
+	stopTimeout  = 10 * time.Second
+	// clockTicks a second: USER_HZ, which Linux never changed.
+	clockTicks = 100
+)
+
+// server is a process that serves an export named x on a unix socket.
+type server struct {
+	socket string
+	cmd    *exec.Cmd
+	gone   chan struct{} // closed when the process has ended
+}
+
+// start returns when the socket is there.
+func start(argv []string, socket string) (*server, error) {
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var stderr bytes.Buffer
+	s := &server{socket: socket, cmd: exec.Command(argv[0], argv[1:]...), gone: make(chan struct{})}
+	s.cmd.Stderr = &stderr
+	if err := s.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	go func() {
+		_ = s.cmd.Wait()
+		close(s.gone)
+	}()
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(socket); err == nil {
+			time.Sleep(100 * time.Millisecond) // from bind to listen
+			return s, nil
+		}
+		select {
+		case <-s.gone:
+			return nil, fmt.Errorf("%s ended\n%s", argv[0], stderr.Bytes())
+		default:
+		}
+	}
+	s.stop()
+	return nil, fmt.Errorf("%s made no socket within %v\n%s", argv[0], startTimeout, stderr.Bytes())
+}
+
+func (s *server) stop() {
+	_ = s.cmd.Process.Signal(os.Interrupt)
+	select {
+	case <-s.gone:
+	case <-time.After(stopTimeout):
+		_ = s.cmd.Process.Kill()
+		<-s.gone
+	}
+}
+
+// survivesClient lets a client come and go. fio, too, connects once before it begins.
+func (s *server) survivesClient() bool {
+	if run("nbdinfo", "--size", s.uri()) != nil {
+		return false
+	}
+	select {
+	case <-s.gone:
+		return false
+	case <-time.After(500 * time.Millisecond):
+		return true
+	}
+}
+
+func (s *server) uri() string { return "nbd+unix:///x?socket=" + s.socket }
+
+// cpu is the processor time that the server has used.
+func (s *server) cpu() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field may contain spaces; it ends at the last parenthesis. utime and stime are fields 14 and 15.
+	i := bytes.LastIndexByte(b, ')')
+	fields := strings.Fields(string(b[i+1:]))
+	if i < 0 || len(fields) < 13 {
+		return 0, errors.New("unexpected /proc/PID/stat")
+	}
+	user, err1 := strconv.Atoi(fields[11])
+	system, err2 := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * time.Second / clockTicks, errors.Join(err1, err2)
+}

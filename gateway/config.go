@@ -25,9 +25,13 @@ const (
 
 // Config says what to export and how.
 type Config struct {
-	Image    image.Ref
-	Key      key.Source // nil: there is none
-	ReadOnly bool
+	Image image.Ref
+	Key   key.Source // nil: there is none
+	// Header is the file of a detached header; "": the header is in the image.
+	Header string
+	// KDFMemoryLimitBytes is the most memory that a key derivation may use; 0 is kdf.DefaultMemoryLimitBytes.
+	KDFMemoryLimitBytes uint64
+	ReadOnly            bool
 	// Plain serves the image's bytes as they are.
 	Plain  bool
 	Engine Engine
@@ -57,6 +61,9 @@ func (c *Config) check() error {
 		}
 	default:
 		return NewUsageError("engine %q: expected auto, native or librbd", c.Engine)
+	}
+	if c.Header != "" && (c.Plain || c.Engine == EngineLibrbd || c.Image.Scheme == image.Mem) {
+		return NewUsageError("%s: a detached header is for images that luksgate decrypts: not with --plain, --engine librbd or mem:", c.Image)
 	}
 	if !slices.Contains(rbd.LockModes, c.Lock) {
 		return NewUsageError("lock mode %q: expected cooperative, exclusive or none", c.Lock)

@@ -36,12 +36,21 @@ func Inspect(cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report, err := src.report(cfg.Image)
+	report, err := src.report(cfg)
 	return report, errors.Join(err, src.close())
 }
 
-func (s *source) report(ref image.Ref) (*Report, error) {
-	r, err := reportOf(ref, readerAt{s.store})
+func (s *source) report(cfg Config) (*Report, error) {
+	ref := cfg.Image
+	at, done, err := s.headerPlace(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	r, err := reportOf(cfg.headerName(), at, s.store.SizeBytes(), cfg.Header != "")
+	if r != nil {
+		r.Image = ref.String()
+	}
 	if err != nil || s.info == nil {
 		return r, err
 	}
@@ -65,27 +74,33 @@ func (s *source) reportParent(name string) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := reportOf(ref, readerAt{m})
+	r, err := reportOf(ref.String(), readerAt{m}, m.SizeBytes(), false)
 	return r, errors.Join(err, m.Close())
 }
 
-func reportOf(ref image.Ref, at readerAt) (*Report, error) {
-	size := at.store.SizeBytes()
-	r := &Report{Image: ref.String(), Format: "plain", ImageBytes: size, DataBytes: size}
-	header, err := luks.Read(at, size, luks.ReadOptions{})
+// reportOf describes an image of sizeBytes whose header is, or is not, at at.
+func reportOf(name string, at readerAt, sizeBytes int64, detached bool) (*Report, error) {
+	r := &Report{Image: name, Format: "plain", ImageBytes: sizeBytes, DataBytes: sizeBytes}
+	header, err := luks.Read(at, at.store.SizeBytes(), luks.ReadOptions{Detached: detached})
 	switch {
 	case header != nil:
 		r.Header = &header.Info
 		r.Format = fmt.Sprintf("luks%d", header.Version)
-		r.DataBytes = header.DataLengthBytes
-		if r.DataBytes == 0 {
-			r.DataBytes = max(size-header.DataOffsetBytes, 0)
-		}
-		if s := int64(header.SectorBytes); s > 0 {
-			r.DataBytes -= r.DataBytes % s
-		}
-	case !errors.Is(err, luks.ErrNotLUKS):
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		r.DataBytes = dataBytes(&header.Info, sizeBytes)
+	case detached || !errors.Is(err, luks.ErrNotLUKS):
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return r, nil
+}
+
+// dataBytes is the size of the plaintext of an image of sizeBytes.
+func dataBytes(h *luks.Info, sizeBytes int64) int64 {
+	n := h.DataLengthBytes
+	if n == 0 {
+		n = max(sizeBytes-h.DataOffsetBytes, 0)
+	}
+	if s := int64(h.SectorBytes); s > 0 {
+		n -= n % s
+	}
+	return n
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"syscall"
 
@@ -45,13 +46,20 @@ type opener struct {
 	src     *source
 	log     *slog.Logger
 	release func() // wipes what the device needed
+	header  io.ReaderAt
 }
 
 func (o *opener) device(ctx context.Context) (nbdserver.Device, error) {
 	if o.cfg.Image.Scheme == image.Mem {
 		return newPlainDevice(o.src.store, o.readOnly(), true), nil
 	}
-	header, err := luks.Read(readerAt{o.src.store}, o.src.store.SizeBytes(), luks.ReadOptions{})
+	at, done, err := o.src.headerPlace(o.cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	o.header = at
+	header, err := luks.Read(at, at.store.SizeBytes(), luks.ReadOptions{Detached: o.cfg.Header != ""})
 	switch {
 	case o.cfg.Plain:
 		if err == nil || !errors.Is(err, luks.ErrNotLUKS) {
@@ -59,9 +67,12 @@ func (o *opener) device(ctx context.Context) (nbdserver.Device, error) {
 		}
 		return newPlainDevice(o.src.store, o.readOnly(), false), nil
 	case errors.Is(err, luks.ErrNotLUKS):
+		if o.cfg.Header != "" {
+			return nil, fmt.Errorf("%s: %w", o.cfg.headerName(), err)
+		}
 		return nil, fmt.Errorf("%s: %w; --plain serves the bytes as they are", o.cfg.Image, err)
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", o.cfg.Image, err)
+		return nil, fmt.Errorf("%s: %w", o.cfg.headerName(), err)
 	}
 	for _, w := range header.Warnings {
 		o.log.Warn(w)
@@ -77,6 +88,7 @@ func (o *opener) device(ctx context.Context) (nbdserver.Device, error) {
 		return nil, err
 	}
 	defer passphrase.Release()
+	warnUnlocked(o.log)
 	if o.cfg.Engine == EngineLibrbd {
 		return o.librbd(header, passphrase)
 	}
@@ -103,6 +115,9 @@ func (o *opener) checkChain(header *luks.Header) error {
 		if err != nil && !errors.Is(err, luks.ErrNotLUKS) {
 			return fmt.Errorf("%s: its parent %s: %w", o.cfg.Image, ref, err)
 		}
+		if err != nil && header.Detached {
+			continue // what the header says goes for the whole chain
+		}
 		if err != nil || theirs.UUID != header.UUID || theirs.DataOffsetBytes != header.DataOffsetBytes {
 			return fmt.Errorf("%s: %w: its parent %s is not encrypted with the same volume key", o.cfg.Image, luks.ErrUnsupported, ref)
 		}
@@ -111,9 +126,9 @@ func (o *opener) checkChain(header *luks.Header) error {
 }
 
 func (o *opener) native(ctx context.Context, header *luks.Header, passphrase *secret.Bytes) (nbdserver.Device, error) {
-	vk, err := header.Unlock(ctx, readerAt{o.src.store}, passphrase, luks.UnlockOptions{})
+	vk, err := header.Unlock(ctx, o.header, passphrase, luks.UnlockOptions{KDFMemoryLimitBytes: o.cfg.KDFMemoryLimitBytes})
 	if err != nil {
-		return nil, o.unlockError(err, passphrase)
+		return nil, unlockError(o.cfg.headerName(), o.cfg.Key, err, passphrase)
 	}
 	defer vk.Key.Release()
 	geo, err := volume.NewGeometry(o.src.store.SizeBytes(), header.DataOffsetBytes, header.DataLengthBytes,
@@ -149,20 +164,21 @@ func (o *opener) librbd(header *luks.Header, passphrase *secret.Bytes) (nbdserve
 		if errors.Is(err, syscall.EPERM) {
 			err = fmt.Errorf("%w: %w", luks.ErrWrongPassphrase, err)
 		}
-		return nil, o.unlockError(err, passphrase)
+		return nil, unlockError(o.cfg.headerName(), o.cfg.Key, err, passphrase)
 	}
 	dev := newPlainDevice(o.src.store, o.readOnly(), false)
 	dev.foreign = true
 	return dev, nil
 }
 
-func (o *opener) unlockError(err error, passphrase *secret.Bytes) error {
+// unlockError names the header and where the passphrase is from, and knows the usual mistake.
+func unlockError(name string, source key.Source, err error, passphrase *secret.Bytes) error {
 	if errors.Is(err, luks.ErrWrongPassphrase) {
 		hint := ""
 		if key.EndsInNewline(passphrase) {
 			hint = "; the passphrase ends in a newline, which is part of it: try --key-trim-newline"
 		}
-		return fmt.Errorf("%s: %w (from %s)%s", o.cfg.Image, err, o.cfg.Key, hint)
+		return fmt.Errorf("%s: %w (from %s)%s", name, err, source, hint)
 	}
-	return fmt.Errorf("%s: %w", o.cfg.Image, err)
+	return fmt.Errorf("%s: %w", name, err)
 }

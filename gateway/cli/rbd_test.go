@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/luksgate/luksgate/deploy/testenv"
@@ -77,6 +78,13 @@ func TestTrimFreesSpace(t *testing.T) {
 	extents := testenv.Run(t, "nbdinfo", "--map", g.uri)
 	if fields := strings.Fields(extents); len(fields) != 12 || fields[5] != "8388608" || fields[7] != "hole,zero" {
 		t.Errorf("block status does not show the hole:\n%s", extents)
+	}
+	// Copies are sparse too.
+	copied := filepath.Join(t.TempDir(), "copy")
+	testenv.Run(t, "nbdcopy", g.uri, copied)
+	var st syscall.Stat_t
+	if err := syscall.Stat(copied, &st); err != nil || st.Size != 16<<20 || st.Blocks*512 > 9<<20 {
+		t.Errorf("a copy of 16 MiB with a hole of 8 MiB takes %d bytes, %v", st.Blocks*512, err)
 	}
 	g.stop(t)
 }

@@ -6,6 +6,7 @@ package cli
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -77,6 +78,45 @@ func (g *gate) waitOutput(t *testing.T, text string) {
 		}
 	}
 	t.Fatalf("it never says %q:\n%s", text, g.Output())
+}
+
+// TestNetworkCut runs a cluster and a gateway in a network namespace of their own and takes its only interface down for a
+// while: requests wait, and go on.
+func TestNetworkCut(t *testing.T) {
+	testenv.CephConf(t)
+	ns := strings.ToLower("lg" + testenv.UniqueName(t)[len("TestNetworkCut-"):])
+	testenv.Run(t, "ip", "netns", "add", ns)
+	t.Cleanup(func() { testenv.Run(t, "ip", "netns", "del", ns) })
+	inside := func(args ...string) []string { return append([]string{"netns", "exec", ns}, args...) }
+	loopback := func(state string) { testenv.Run(t, "ip", inside("ip", "link", "set", "lo", state)...) }
+	loopback("up")
+	dir := testenv.SocketDir(t)
+	script := filepath.Join(testenv.Root(t), "deploy/devcluster/devcluster")
+	testenv.Run(t, "ip", inside(script, "start", dir)...)
+	t.Cleanup(func() { testenv.Run(t, "ip", inside(script, "stop", dir, "--wipe")...) })
+	conf := filepath.Join(dir, "ceph.conf")
+	testenv.Run(t, "ip", inside("rbd", "--conf", conf, "create", "--size", "16M", "rbd/disk")...)
+
+	self := command("export", "rbd:rbd/disk", "--plain", "--ceph-conf", conf, "--socket", filepath.Join(dir, "s"))
+	cmd := exec.Command(testenv.Tool(t, "ip"), inside(self.Args...)...)
+	cmd.Env = self.Env
+	g := testenv.StartCmd(t, cmd)
+	uri := g.WaitLine("nbd+unix:")
+	testenv.Run(t, "qemu-io", "-f", "raw", uri, "-c", "write -P 1 0 1M")
+	loopback("down")
+	timer := time.AfterFunc(4*time.Second, func() { loopback("up") })
+	defer timer.Stop()
+	start := time.Now()
+	out := testenv.Run(t, "qemu-io", "-f", "raw", uri, "-c", "write -P 2 1M 1M", "-c", "flush", "-c", "read -P 1 0 1M", "-c", "read -P 2 1M 1M")
+	if strings.Contains(out, "failed") {
+		t.Errorf("a cut of the network is an error for the guest: %s", out)
+	}
+	if took := time.Since(start); took < 3*time.Second {
+		t.Errorf("it took %v: the network was never cut", took)
+	}
+	if code := g.Stop(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, g.Output())
+	}
 }
 
 // TestFlushSurvivesDeath kills the gateway and the OSD after a flush and after a FUA write: both must be there again.

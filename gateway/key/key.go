@@ -11,8 +11,6 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/term"
-
 	"github.com/luksgate/luksgate/crypt/secret"
 )
 
@@ -73,32 +71,6 @@ func read(s Source, r io.Reader) (*secret.Bytes, error) {
 		return nil, fmt.Errorf("%s: it is empty", s)
 	}
 	return b, nil
-}
-
-// Terminal asks a person.
-type Terminal struct {
-	// In is the terminal, Out where the question goes, Question what it is.
-	In       *os.File
-	Out      io.Writer
-	Question string
-}
-
-// String implements Source.
-func (t Terminal) String() string { return "the terminal" }
-
-// Passphrase implements Source.
-func (t Terminal) Passphrase(context.Context) (*secret.Bytes, error) {
-	fmt.Fprintf(t.Out, "%s: ", t.Question)
-	typed, err := term.ReadPassword(int(t.In.Fd()))
-	fmt.Fprintln(t.Out)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", t, err)
-	}
-	defer secret.Wipe(typed)
-	if len(typed) == 0 {
-		return nil, fmt.Errorf("%s: no passphrase was typed", t)
-	}
-	return secret.Copy(typed)
 }
 
 // TrimNewline is a source without one newline at its end: for files made for rbd tools older than Reef, which ignored it.

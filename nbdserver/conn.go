@@ -80,6 +80,7 @@ type conn struct {
 	failed   error // first error of the socket; nothing is sent after it
 	inFlight int
 	bytes    int64
+	arenas   int // in queue
 	spare    *request
 }
 
@@ -90,6 +91,7 @@ type request struct {
 	data   []byte         // payload of a write, data of a read's reply, or raw bytes of a reply
 	done   int            // bytes of data whose chunks are sent
 	raw    bool           // data goes out as it is
+	arena  bool           // counted in conn.arenas
 	held   int64          // bytes counted in conn.bytes
 	slot   bool           // counted in conn.inFlight
 	arrive time.Time

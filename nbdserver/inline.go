@@ -216,7 +216,7 @@ func (c *conn) bulkPiece() error {
 		r.done += n
 		c.reader.bulk.push(r)
 	}
-	return c.flush()
+	return c.flushOn(c.reader.bulk.head != nil)
 }
 
 // bulkChunk puts one chunk of a large read into the arena. It returns true when the reply is complete.

@@ -86,7 +86,11 @@ func (c *conn) freeLocked(r *request) {
 	if r.slot {
 		c.inFlight--
 	}
+	if r.arena {
+		c.arenas--
+	}
 	c.bytes -= r.held
+	r.arena = false
 	r.buf, r.data, r.done, r.raw, r.held, r.slot, r.errno, r.text = nil, nil, 0, false, 0, false, 0, ""
 	r.next, c.spare = c.spare, r
 }
@@ -122,7 +126,8 @@ func (c *conn) startJob(q *wire.Request, payload int, inline bool) error {
 			r.arrive = time.Now()
 		}
 	}
-	if inline {
+	// With more at hand a worker copies a large payload while the reader receives the next one.
+	if inline && (payload < handOverWrite || c.reader.r == c.reader.w) {
 		err = c.inlineWrite(q, r.data)
 		c.free(r)
 		return err

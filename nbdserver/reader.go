@@ -99,7 +99,7 @@ func (c *conn) decode() error {
 			return err
 		}
 		if rd.used >= flushBytes {
-			if err := c.flush(); err != nil {
+			if err := c.flushOn(rd.w-rd.r >= headerBytes); err != nil {
 				return err
 			}
 		}

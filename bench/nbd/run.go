@@ -150,7 +150,7 @@ func judge(w workload, name string, us, them *series) (string, bool) {
 	if w.latency() {
 		what = "p50"
 	}
-	text := fmt.Sprintf("%.2fx %s", ratio, what)
+	text := fmt.Sprintf("%.2fx %s, %.2fx CPU", ratio, what, median(us.cpu)/median(them.cpu))
 	if !has {
 		return text, true
 	}

@@ -75,10 +75,10 @@ func (r *request) swapSector(p []byte, offsetBytes int64, at int) error {
 
 // swapChunk returns false if the chunk must be read again: somebody changed it, and it holds bytes of the request. One
 // that does not was a hole, which somebody else has filled.
-func (r *request) swapChunk(old, new []byte, offsetBytes int64, ours bool) (bool, error) {
-	if bytes.Equal(old, new) {
+func (r *request) swapChunk(old, next []byte, offsetBytes int64, ours bool) (bool, error) {
+	if bytes.Equal(old, next) {
 		return true, nil
 	}
-	done, err := r.v.swap.CompareAndWrite(old, new, r.v.opts.Geometry.storeOffset(offsetBytes))
+	done, err := r.v.swap.CompareAndWrite(old, next, r.v.opts.Geometry.storeOffset(offsetBytes))
 	return done || !ours, err
 }

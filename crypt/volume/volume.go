@@ -66,9 +66,9 @@ const (
 // A Swapper is a Store that others may write at the same time without a lock: there the ragged ends of unaligned writes
 // are replaced only if they are still what was read.
 type Swapper interface {
-	// CompareAndWrite replaces old by new, both 512 bytes, at a multiple of 512 bytes. It returns false if the store
+	// CompareAndWrite replaces old by next, both 512 bytes, at a multiple of 512 bytes. It returns false if the store
 	// holds something else.
-	CompareAndWrite(old, new []byte, offsetBytes int64) (bool, error)
+	CompareAndWrite(old, next []byte, offsetBytes int64) (bool, error)
 }
 
 // Zeroes says how WriteZeroes makes zeros.

@@ -73,7 +73,7 @@ func (m *memStore) Discard(off, n int64) error {
 func (m *memStore) Zero(off, n int64) error { return m.Discard(off, n) }
 func (m *memStore) ObjectBytes() int64      { return m.object }
 
-func (m *memStore) CompareAndWrite(old, new []byte, off int64) (bool, error) {
+func (m *memStore) CompareAndWrite(old, next []byte, off int64) (bool, error) {
 	if err := m.ask("swap"); err != nil {
 		return false, err
 	}
@@ -82,7 +82,7 @@ func (m *memStore) CompareAndWrite(old, new []byte, off int64) (bool, error) {
 	if !bytes.Equal(m.data[off:off+int64(len(old))], old) {
 		return false, nil
 	}
-	copy(m.data[off:], new)
+	copy(m.data[off:], next)
 	return true, nil
 }
 

@@ -57,7 +57,7 @@ is given. Without --key-file and --key-fd the passphrase is asked for at the ter
 	fs.StringVar(&f.listen, "listen", "", "HOST:PORT to serve on (port 0: any free one)")
 	fs.StringVar(&f.name, "name", "", "name of the export; clients may also ask for the default export (default: the image's name)")
 	fs.StringVar(&f.description, "description", "", "text that clients can read")
-	fs.BoolVar(&f.once, "once", false, "exit when the first client has disconnected")
+	fs.BoolVar(&f.once, "once", false, "exit when the last connection of the first client has gone")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	f.image.add(fs)
 	return cmd
@@ -90,7 +90,7 @@ func (f *exportFlags) run(ctx context.Context, s std, arg string) error {
 	return errors.Join(f.serve(ctx, s, exp, log), exp.Close())
 }
 
-// serve serves exp until ctx ends, or with --once until the first client has gone.
+// serve serves exp until ctx ends, or with --once until no client is left.
 func (f *exportFlags) serve(ctx context.Context, s std, exp *gateway.Export, log *slog.Logger) error {
 	l, uri, err := f.bind()
 	if err != nil {
@@ -157,10 +157,12 @@ func (f *exportFlags) bind() (net.Listener, attach.URI, error) {
 	return l, u, nil
 }
 
-// A clientWatch tells when the first client that used the export has gone.
+// A clientWatch tells when the last connection to the export has gone. A client may have several.
 type clientWatch struct {
 	gone chan struct{}
-	once sync.Once
+
+	mu   sync.Mutex
+	open int
 }
 
 func newClientWatch() *clientWatch { return &clientWatch{gone: make(chan struct{})} }
@@ -169,10 +171,25 @@ func newClientWatch() *clientWatch { return &clientWatch{gone: make(chan struct{
 func (w *clientWatch) HandshakeFailed(string) {}
 
 // Connected implements nbdserver.Metrics.
-func (w *clientWatch) Connected(string) nbdserver.ConnMetrics { return w }
+func (w *clientWatch) Connected(string) nbdserver.ConnMetrics {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open++
+	return w
+}
 
 // Request implements nbdserver.ConnMetrics.
 func (w *clientWatch) Request(string, int64, time.Duration, time.Duration, uint32) {}
 
 // Closed implements nbdserver.ConnMetrics.
-func (w *clientWatch) Closed() { w.once.Do(func() { close(w.gone) }) }
+func (w *clientWatch) Closed() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open--; w.open == 0 {
+		select {
+		case <-w.gone: // another one came while the first end was acted upon
+		default:
+			close(w.gone)
+		}
+	}
+}

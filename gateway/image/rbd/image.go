@@ -211,8 +211,8 @@ func (m *Image) do(op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int6
 }
 
 // CompareAndWrite implements volume.Swapper. librbd 16 takes no more than 512 bytes.
-func (m *Image) CompareAndWrite(old, new []byte, offsetBytes int64) (bool, error) {
-	_, err := m.do(C.LG_SWAP, [][]byte{old, new}, offsetBytes, int64(len(old)))
+func (m *Image) CompareAndWrite(old, next []byte, offsetBytes int64) (bool, error) {
+	_, err := m.do(C.LG_SWAP, [][]byte{old, next}, offsetBytes, int64(len(old)))
 	if errors.Is(err, syscall.EILSEQ) {
 		return false, nil
 	}

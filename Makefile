@@ -67,6 +67,7 @@ clean: ## remove what was built
 .PHONY: deps
 deps:
 	@deploy/install-deps go build test ceph libvirt arm64
+	@deploy/guest/guest make
 
 .PHONY: test
 test: deps ## install what the tests need, start a Ceph cluster for them, run all of them

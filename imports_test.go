@@ -42,6 +42,7 @@ var importRules = []struct {
 	{"gateway/cli", []string{"gateway", "attach", "crypt", "nbdserver", "github.com/spf13", "golang.org/x/term", "golang.org/x/sys"}},
 	{"gateway", []string{"gateway/image", "gateway/key", "crypt", "nbdserver", "golang.org/x/sys"}},
 	{"deploy/testenv", nil},
+	{"deploy/guest", []string{"golang.org/x/sys"}},
 	{"deploy", []string{"deploy/testenv"}},
 	{"bench", []string{"crypt", "nbdserver", "gateway", "deploy/testenv", "golang.org/x", "github.com/pojntfx/go-nbd"}},
 	{"", []string{"gateway/cli"}},

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	blockBytes  = 4096
+	runBlocks   = 64 // the longest request
+	workerCount = 4  // requests in flight
+)
+
+// A disk and what it must hold. Blocks belong to workers in runs of runBlocks, one after the other.
+type disk struct {
+	f         *os.File
+	sizeBytes int64
+	versions  []uint32 // how often each block was written
+	ops       atomic.Int64
+}
+
+func openDisk() (*disk, error) {
+	f, err := os.OpenFile(device, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil, err
+	}
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		return nil, err
+	}
+	return &disk{f: f, sizeBytes: size, versions: make([]uint32, size/blockBytes)}, nil
+}
+
+// alignedBuffer is memory that O_DIRECT takes.
+func alignedBuffer(n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// fill makes the content of a block: it is another one for each block and version.
+func fill(p []byte, block int, version uint32) {
+	for i := 0; i < len(p); i += 16 {
+		binary.LittleEndian.PutUint64(p[i:], uint64(block)<<32|uint64(version))
+		binary.LittleEndian.PutUint64(p[i+8:], uint64(i)*0x9e3779b97f4a7c15^uint64(version))
+	}
+}
+
+// fillAll writes every block once: what was never written is not the same to everybody (librbd decrypts holes in objects).
+func (d *disk) fillAll() error {
+	buf := alignedBuffer(runBlocks * blockBytes)
+	for block := 0; block < len(d.versions); block += runBlocks {
+		if err := d.write(buf, block, min(runBlocks, len(d.versions)-block)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// work writes and reads runs of blocks that are this worker's.
+func (d *disk) work(worker int, stop chan struct{}) {
+	rng := rand.New(rand.NewPCG(uint64(worker), uint64(time.Now().UnixNano())))
+	buf, want := alignedBuffer(runBlocks*blockBytes), make([]byte, runBlocks*blockBytes)
+	stripes := len(d.versions) / runBlocks / workerCount
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		first := (rng.IntN(stripes)*workerCount + worker) * runBlocks
+		offset := rng.IntN(runBlocks)
+		count := 1 + rng.IntN(runBlocks-offset)
+		var err error
+		switch rng.IntN(8) {
+		case 0:
+			err = d.f.Sync()
+		case 1, 2, 3:
+			err = d.check(buf, want, first+offset, count)
+		default:
+			err = d.write(buf, first+offset, count)
+		}
+		if err != nil {
+			fmt.Println("ERROR", err)
+			return
+		}
+		d.ops.Add(1)
+	}
+}
+
+func (d *disk) write(buf []byte, block, count int) error {
+	for i := range count {
+		fill(buf[i*blockBytes:][:blockBytes], block+i, d.versions[block+i]+1)
+	}
+	if _, err := d.f.WriteAt(buf[:count*blockBytes], int64(block)*blockBytes); err != nil {
+		return err
+	}
+	for i := range count {
+		d.versions[block+i]++
+	}
+	return nil
+}
+
+func (d *disk) check(buf, want []byte, block, count int) error {
+	if _, err := d.f.ReadAt(buf[:count*blockBytes], int64(block)*blockBytes); err != nil {
+		return err
+	}
+	for i := range count {
+		fill(want[:blockBytes], block+i, d.versions[block+i])
+		if got := buf[i*blockBytes:][:blockBytes]; !bytes.Equal(got, want[:blockBytes]) {
+			return fmt.Errorf("block %d has %x, want version %d of it, %x", block+i, got[:16], d.versions[block+i], want[:16])
+		}
+	}
+	return nil
+}
+
+// report tells now and then how far the work is.
+func (d *disk) report(stop chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(100 * time.Millisecond):
+			fmt.Println("OPS", d.ops.Load())
+		}
+	}
+}
+
+// finish reads everything once more and says what it must be.
+func (d *disk) finish() error {
+	if err := d.f.Sync(); err != nil {
+		return err
+	}
+	buf, want := alignedBuffer(blockBytes), make([]byte, blockBytes)
+	sum := sha256.New()
+	for block := range d.versions {
+		if err := d.check(buf, want, block, 1); err != nil {
+			return err
+		}
+		sum.Write(want)
+	}
+	fmt.Printf("DIGEST %x ops=%d\n", sum.Sum(nil), d.ops.Load())
+	return nil
+}

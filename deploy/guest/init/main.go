@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Command init is all that runs in a test guest. It writes and reads its disk without a pause, and remembers in the guest's
+// memory, which a migration takes along, what every block must be.
+//
+// It speaks lines on the serial console:
+//
+//	READY BYTES            a disk is there and every block of it was written, the work begins
+//	OPS N                  N requests were answered so far
+//	ERROR TEXT             a request failed, or a block is not what was written
+//	DIGEST SHA256 ops=N    the answer to "stop": all blocks were read once more, and this is the disk's content
+//	GONE                   the disk was unplugged, after "wait-gone"
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const device = "/dev/vda"
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Println("ERROR", err)
+	}
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}
+
+// quiet keeps the kernel's own messages off the console, which they would share with our lines.
+func quiet() { _ = os.WriteFile("/proc/sys/kernel/printk", []byte("1"), 0) }
+
+func run() error {
+	for _, m := range [][3]string{{"devtmpfs", "/dev", "devtmpfs"}, {"proc", "/proc", "proc"}, {"sysfs", "/sys", "sysfs"}} {
+		if err := unix.Mount(m[0], m[1], m[2], 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", m[1], err)
+		}
+	}
+	quiet()
+	if err := loadModules(); err != nil {
+		return err
+	}
+	d, err := waitDisk()
+	if err != nil {
+		return err
+	}
+	if err := d.fillAll(); err != nil {
+		return err
+	}
+	fmt.Println("READY", d.sizeBytes)
+	stop := make(chan struct{})
+	var workers sync.WaitGroup
+	for w := range workerCount {
+		workers.Go(func() { d.work(w, stop) })
+	}
+	workers.Go(func() { d.report(stop) })
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		switch strings.TrimSpace(lines.Text()) {
+		case "stop":
+			close(stop)
+			workers.Wait()
+			return d.finish()
+		case "wait-gone":
+			close(stop)
+			workers.Wait()
+			return waitGone()
+		}
+	}
+	return fmt.Errorf("console: %w", lines.Err())
+}
+
+func loadModules() error {
+	paths, err := filepath.Glob("/modules/*.ko")
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		_ = f.Close()
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("module %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// waitDisk waits for a disk, which may be plugged in at any time.
+func waitDisk() (*disk, error) {
+	for {
+		if _, err := os.Stat(device); err == nil {
+			return openDisk()
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func waitGone() error {
+	for {
+		if _, err := os.Stat("/sys/block/vda"); err != nil {
+			fmt.Println("GONE")
+			select {} // the guest stays up, as one does that loses a disk
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

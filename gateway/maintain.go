@@ -95,6 +95,9 @@ func (h *Held) read() {
 	}
 }
 
+// Name is what messages call the place.
+func (h *Held) Name() string { return h.name }
+
 // Header is the header as it is now. With an error that matches luks.ErrUnsupported there is a header too; with any other
 // error it is nil.
 func (h *Held) Header() (*luks.Header, error) { return h.header, h.headerErr }

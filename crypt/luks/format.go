@@ -71,6 +71,9 @@ func format(ctx context.Context, dev Device, sizeBytes int64, opts FormatOptions
 	if err := opts.complete(); err != nil {
 		return nil, nil, err
 	}
+	if opts.Passphrase == nil {
+		return nil, nil, unsupportedf("no passphrase")
+	}
 	if err := opts.place(sizeBytes); err != nil {
 		return nil, nil, err
 	}
@@ -133,11 +136,12 @@ func (o *FormatOptions) complete() error {
 		return unsupportedf("label or subsystem longer than %d bytes", luks2.LabelBytes-1)
 	case !uuidForm.MatchString(o.UUID):
 		return unsupportedf("UUID %q, expected the form 01234567-89ab-cdef-0123-456789abcdef", o.UUID)
-	case o.Passphrase == nil:
-		return unsupportedf("no passphrase")
 	}
 	return nil
 }
+
+// Check tells whether Format could write such a header, whatever the image, without the Passphrase.
+func (o FormatOptions) Check() error { return wrap(o.complete()) }
 
 // place computes the data offset and compares it with the image.
 func (o *FormatOptions) place(sizeBytes int64) error {

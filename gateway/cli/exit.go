@@ -34,7 +34,8 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, luks.ErrWrongPassphrase):
 		return exitWrongPassphrase
-	case errors.Is(err, luks.ErrNotLUKS), errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrDamaged):
+	case errors.Is(err, luks.ErrNotLUKS), errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrDamaged),
+		errors.Is(err, luks.ErrLimit):
 		return exitNotLUKS
 	case errors.Is(err, image.ErrUnreachable), errors.Is(err, api.ErrNotRunning):
 		return exitUnreachable

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/luksgate/luksgate/crypt/luks/kdf"
 	"github.com/luksgate/luksgate/crypt/volume"
 	"github.com/luksgate/luksgate/gateway"
 	"github.com/luksgate/luksgate/gateway/image"
@@ -36,24 +37,46 @@ func (f *cephFlags) config() rbd.Config {
 	return rbd.Config{ConfFile: f.conf, User: f.user, Options: f.options}
 }
 
-// keyFlags say where the passphrase is.
+// keyFlags say where a passphrase is.
 type keyFlags struct {
-	file string
-	fd   int
-	trim bool
+	prefix string // of the flags' names
+	file   string
+	fd     int
+	trim   bool
 }
 
-func (f *keyFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.file, "key-file", "", "file with the passphrase, all its bytes as they are")
-	fs.IntVar(&f.fd, "key-fd", -1, "inherited file descriptor to read the passphrase from")
-	fs.BoolVar(&f.trim, "key-trim-newline", false,
-		"drop one newline at the end of the passphrase, as rbd tools before Ceph 18 did")
+func (f *keyFlags) add(fs *pflag.FlagSet) { f.addAs(fs, "", "the passphrase") }
+
+// addAs adds the flags with a prefix to their names, for the passphrase that is called what.
+func (f *keyFlags) addAs(fs *pflag.FlagSet, prefix, what string) {
+	f.prefix = "--" + prefix
+	fs.StringVar(&f.file, prefix+"key-file", "", "file with "+what+", all its bytes as they are")
+	fs.IntVar(&f.fd, prefix+"key-fd", -1, "inherited file descriptor to read "+what+" from")
+	fs.BoolVar(&f.trim, prefix+"key-trim-newline", false,
+		"drop one newline at the end of "+what+", as rbd tools before Ceph 18 did")
 }
+
+// given tells whether there is a flag that names a source.
+func (f *keyFlags) given() bool { return f.file != "" || f.fd >= 0 }
 
 // source returns where the passphrase comes from: the flags, else a person at the terminal, else nowhere (nil).
 func (f *keyFlags) source(s std, ref image.Ref) (key.Source, error) {
+	return f.ask(s, fmt.Sprintf("Passphrase of %s", ref), false)
+}
+
+// newSource is source for a passphrase that there will be.
+func (f *keyFlags) newSource(s std, ref image.Ref) (key.Source, error) {
+	source, err := f.ask(s, fmt.Sprintf("New passphrase of %s", ref), true)
+	if err == nil && source == nil {
+		err = usage("name the new passphrase with %[1]skey-file or %[1]skey-fd", f.prefix)
+	}
+	return source, err
+}
+
+// ask puts a question where no flag is the answer.
+func (f *keyFlags) ask(s std, question string, twice bool) (key.Source, error) {
 	if f.file != "" && f.fd >= 0 {
-		return nil, usage("--key-file and --key-fd exclude each other")
+		return nil, usage("%[1]skey-file and %[1]skey-fd exclude each other", f.prefix)
 	}
 	var source key.Source
 	switch in, ok := isTerminal(s.in); {
@@ -62,7 +85,7 @@ func (f *keyFlags) source(s std, ref image.Ref) (key.Source, error) {
 	case f.fd >= 0:
 		source = key.FD(f.fd)
 	case ok:
-		return key.Terminal{In: in, Out: s.err, Question: fmt.Sprintf("Passphrase of %s", ref)}, nil
+		return key.Terminal{In: in, Out: s.err, Question: question, Twice: twice}, nil
 	default:
 		return nil, nil
 	}
@@ -72,10 +95,40 @@ func (f *keyFlags) source(s std, ref image.Ref) (key.Source, error) {
 	return source, nil
 }
 
+// headerFlags say where a header is and what it may cost to open.
+type headerFlags struct {
+	file   string
+	memory string
+}
+
+func (f *headerFlags) addFile(fs *pflag.FlagSet) {
+	fs.StringVar(&f.file, "header", "", "file of a detached header; without it the header is in the image")
+}
+
+func (f *headerFlags) addMemory(fs *pflag.FlagSet) {
+	fs.StringVar(&f.memory, "kdf-memory-limit", "1G",
+		"refuse keyslots whose key derivation takes more memory than this, at most 4G")
+}
+
+// set puts the flags into cfg.
+func (f *headerFlags) set(cfg *gateway.Config) error {
+	cfg.Header = f.file
+	if f.memory == "" { // the verb does not unlock
+		return nil
+	}
+	n, err := image.ParseSize(f.memory)
+	if err != nil || n == 0 || n > kdf.MaxMemoryLimitBytes {
+		return usage("--kdf-memory-limit %q: expected a size from 1 to 4G", f.memory)
+	}
+	cfg.KDFMemoryLimitBytes = uint64(n)
+	return nil
+}
+
 // imageFlags say which image is opened how.
 type imageFlags struct {
 	ceph     cephFlags
 	key      keyFlags
+	header   headerFlags
 	readOnly bool
 	plain    bool
 	engine   string
@@ -87,6 +140,8 @@ type imageFlags struct {
 
 func (f *imageFlags) add(fs *pflag.FlagSet) {
 	f.key.add(fs)
+	f.header.addFile(fs)
+	f.header.addMemory(fs)
 	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "serve it read-only; a snapshot always is")
 	fs.BoolVar(&f.plain, "plain", false, "serve the image's bytes as they are, without decrypting")
 	fs.StringVar(&f.engine, "engine", "auto", "who decrypts: auto, native or librbd")
@@ -110,6 +165,9 @@ func (f *imageFlags) config(s std, arg string, log *slog.Logger) (gateway.Config
 	cfg := gateway.Config{
 		Image: ref, ReadOnly: f.readOnly, Plain: f.plain, Engine: gateway.Engine(f.engine),
 		Lock: rbd.LockMode(f.lock), Takeover: f.takeover, Ceph: f.ceph.config(), Logger: log,
+	}
+	if err := f.header.set(&cfg); err != nil {
+		return cfg, err
 	}
 	switch f.holes {
 	case "zero":

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +21,7 @@ import (
 
 func newInspect(s std) *cobra.Command {
 	var ceph cephFlags
+	var header headerFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect IMAGE",
@@ -30,7 +34,9 @@ func newInspect(s std) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := gateway.Inspect(gateway.Config{Image: ref, Ceph: ceph.config(), Logger: slog.New(slog.DiscardHandler)})
+			r, err := gateway.Inspect(gateway.Config{
+				Image: ref, Header: header.file, Ceph: ceph.config(), Logger: slog.New(slog.DiscardHandler),
+			})
 			if err != nil {
 				return err
 			}
@@ -41,6 +47,7 @@ func newInspect(s std) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	header.addFile(cmd.Flags())
 	ceph.add(cmd.Flags())
 	return cmd
 }
@@ -71,13 +78,27 @@ func printReport(out io.Writer, r *gateway.Report) error {
 }
 
 func printHeader(line func(name, format string, args ...any), h *luks.Info) {
-	line("uuid", "%s", h.UUID)
+	line("uuid", "%s", printable(h.UUID))
 	if h.Label != "" {
 		line("label", "%q", h.Label)
 	}
-	line("cipher", "%s-%s, %d-bit key", h.Cipher, h.Mode, h.KeyBytes*8)
+	if h.Subsystem != "" {
+		line("subsystem", "%q", h.Subsystem)
+	}
+	if h.Detached {
+		line("header", "detached")
+	}
+	line("cipher", "%s, %d-bit key", printable(h.Cipher+"-"+h.Mode), h.KeyBytes*8)
 	line("sector size", "%d bytes", h.SectorBytes)
 	line("data offset", "%s", bytesText(h.DataOffsetBytes))
+	for _, list := range []struct {
+		name  string
+		texts []string
+	}{{"flags", h.Flags}, {"requirements", h.Requirements}} {
+		if len(list.texts) > 0 {
+			line(list.name, "%s", printable(strings.Join(list.texts, ", ")))
+		}
+	}
 	if h.CloneMagic {
 		line("clone", "formatted with a key of its own (librbd)")
 	}
@@ -85,21 +106,32 @@ func printHeader(line func(name, format string, args ...any), h *luks.Info) {
 		line(fmt.Sprintf("keyslot %d", k.ID), "%s", keyslotText(k))
 	}
 	for _, t := range h.Tokens {
-		line(fmt.Sprintf("token %d", t.ID), "%s", t.Type)
+		line(fmt.Sprintf("token %d", t.ID), "%s", printable(t.Type))
 	}
 	for _, warning := range h.Warnings {
-		line("warning", "%s", warning)
+		line("warning", "%s", printable(warning))
 	}
 	if h.Unsupported != "" {
-		line("cannot be opened", "%s", h.Unsupported)
+		line("cannot be opened", "%s", printable(h.Unsupported))
 	}
 }
 
+// printable is a text that comes from an image, which anybody may have written: in quotes where it holds anything that a
+// terminal could act on.
+func printable(text string) string {
+	for _, r := range text {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return strconv.Quote(text)
+		}
+	}
+	return text
+}
+
 func keyslotText(k luks.Keyslot) string {
-	text := k.KDF.Type
+	text := printable(k.KDF.Type)
 	switch k.KDF.Type {
 	case "pbkdf2":
-		text += fmt.Sprintf(" %s, %d iterations", k.KDF.Hash, k.KDF.Iterations)
+		text += fmt.Sprintf(" %s, %d iterations", printable(k.KDF.Hash), k.KDF.Iterations)
 	default:
 		text += fmt.Sprintf(", %d passes, %s, %d threads", k.KDF.TimeCost, bytesText(int64(k.KDF.MemoryKiB)<<10), k.KDF.Threads)
 	}

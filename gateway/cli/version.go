@@ -5,6 +5,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 
@@ -22,7 +23,11 @@ type versionInfo struct {
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 	Librbd   string `json:"librbd"`
-	XTS      string `json:"xts_kernel"`
+	// Missing are the features that this librbd does not have.
+	Missing []string `json:"librbd_missing"`
+	XTS     string   `json:"xts_kernel"`
+	// XTSError is why there is no kernel, so that no image can be opened.
+	XTSError string `json:"xts_error,omitempty"`
 	// Usable are the kernels that this processor can run.
 	Usable []string `json:"xts_kernels_usable"`
 }
@@ -38,18 +43,32 @@ func newVersion(s std) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			v := versionInfo{
 				Luksgate: Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
-				Librbd: rbd.Version(), XTS: xts.Kernel(), Usable: xts.Kernels(),
+				Librbd: rbd.Version(), Missing: append([]string{}, rbd.Missing()...), XTS: xts.Kernel(), Usable: xts.Kernels(),
+			}
+			if err := xts.KernelError(); err != nil {
+				v.XTSError = err.Error()
 			}
 			if asJSON {
 				return printJSON(s, v)
 			}
-			fmt.Fprintf(s.out, "luksgate %s\ngo       %s %s\nlibrbd   %s\nxts      %s (usable: %s)\n",
-				v.Luksgate, v.Go, v.Platform, v.Librbd, v.XTS, strings.Join(v.Usable, ", "))
+			v.print(s.out)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func (v *versionInfo) print(out io.Writer) {
+	fmt.Fprintf(out, "luksgate %s\ngo       %s %s\nlibrbd   %s\n", v.Luksgate, v.Go, v.Platform, v.Librbd)
+	for _, m := range v.Missing {
+		fmt.Fprintf(out, "         without %s\n", m)
+	}
+	kernel := v.XTS
+	if v.XTSError != "" {
+		kernel = "none: " + v.XTSError
+	}
+	fmt.Fprintf(out, "xts      %s (usable: %s)\n", kernel, strings.Join(v.Usable, ", "))
 }
 
 func printJSON(s std, v any) error {

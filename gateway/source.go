@@ -79,6 +79,7 @@ func openRBD(cfg Config) (*source, error) {
 	if cfg.Engine == EngineLibrbd {
 		// Below this size librbd decrypts holes to noise instead of reading them as zeros.
 		ceph.Options = withOption(ceph.Options, "rbd_sparse_read_threshold_bytes", "1")
+		ceph.Options = withOption(ceph.Options, "librados_thread_count", "2") // they decrypt
 	}
 	cluster, release, err := rbd.Acquire(ceph)
 	if err != nil {

@@ -8,16 +8,25 @@ package rbd
 #cgo LDFLAGS: -lrbd -lrados -ldl
 #include <stdlib.h>
 #include "shim.h"
+
+#cgo noescape lg_take
+#cgo nocallback lg_take
+#cgo noescape lg_submit
+#cgo nocallback lg_submit
 */
 import "C"
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -30,6 +39,7 @@ const (
 // A queue owns the requests of a cluster connection and the goroutine that collects what is done.
 type queue struct {
 	c        *C.lg_queue
+	event    *os.File      // eventfd that says that something is done
 	requests *C.lg_request // array of maxInFlight
 	slots    [maxInFlight]slot
 	free     chan *slot
@@ -46,14 +56,20 @@ type slot struct {
 }
 
 func newQueue() (*queue, error) {
-	q := &queue{c: C.lg_queue_new(), free: make(chan *slot, maxInFlight), done: make(chan struct{})}
-	if q.c == nil {
-		return nil, errors.New("rbd: out of memory")
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("rbd: eventfd: %w", err)
 	}
-	q.requests = C.lg_requests_new(q.c, maxInFlight)
+	q := &queue{
+		c: C.lg_queue_new(C.int(fd)), event: os.NewFile(uintptr(fd), "eventfd"),
+		free: make(chan *slot, maxInFlight), done: make(chan struct{}),
+	}
+	if q.c != nil {
+		q.requests = C.lg_requests_new(q.c, maxInFlight)
+	}
 	if q.requests == nil {
 		C.lg_queue_free(q.c)
-		return nil, errors.New("rbd: out of memory")
+		return nil, errors.Join(errors.New("rbd: out of memory"), q.event.Close())
 	}
 	requests := unsafe.Slice(q.requests, maxInFlight)
 	for i := range q.slots {
@@ -66,16 +82,24 @@ func newQueue() (*queue, error) {
 	return q, nil
 }
 
-// collect wakes the owners of what is done, until close.
+// collect wakes the owners of what is done, until close. The poller's registration of the eventfd is edge-triggered, so
+// that nothing needs to be read from it.
 func (q *queue) collect() {
-	runtime.LockOSThread() // it sleeps in C: a thread of its own keeps the scheduler out of it
 	defer close(q.done)
+	raw, err := q.event.SyscallConn()
+	if err != nil {
+		panic("BUG: the eventfd is closed: " + err.Error())
+	}
 	var slots [batch]C.uint32_t
 	var results [batch]C.int64_t
 	for {
-		n := int(C.lg_wait(q.c, &slots[0], &results[0], batch))
-		if n < 0 {
-			return
+		n := 0
+		err := raw.Read(func(uintptr) bool {
+			n = int(C.lg_take(q.c, &slots[0], &results[0], batch))
+			return n > 0
+		})
+		if err != nil {
+			return // closed
 		}
 		for i := range n {
 			s := &q.slots[slots[i]]
@@ -128,7 +152,7 @@ func (q *queue) waiting(limit time.Duration) (n int, oldest time.Duration) {
 
 // close ends the collector. Nothing is in flight any more.
 func (q *queue) close() {
-	C.lg_stop(q.c)
+	_ = q.event.Close()
 	<-q.done
 	C.free(unsafe.Pointer(q.requests))
 	C.lg_queue_free(q.c)

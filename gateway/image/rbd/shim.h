@@ -2,9 +2,9 @@
 
 // The asynchronous RBD data path that go-ceph does not have: submit on an image, collect what is done in batches.
 //
-// A request is C memory that Go fills in and hands to lg_submit; from then on it belongs to librbd until lg_wait hands
-// its slot back. librbd's completion callback pushes it on a lock-free list and wakes the one thread in lg_wait, if it
-// sleeps. No Go code runs on a librbd thread.
+// A request is C memory that Go fills in and hands to lg_submit; from then on it belongs to librbd until lg_take hands
+// its slot back. librbd's completion callback pushes it on a lock-free list; if that was empty, it writes to an eventfd,
+// which Go's poller watches. No Go code runs on a librbd thread, and no call from Go sleeps in C for a completion.
 #ifndef LUKSGATE_SHIM_H
 #define LUKSGATE_SHIM_H
 
@@ -28,21 +28,20 @@ typedef struct lg_request {
 	struct iovec iov[LG_MAX_IOV];
 } lg_request;
 
-// lg_queue_new returns a queue for any number of images, or NULL without memory.
-lg_queue *lg_queue_new(void);
+// lg_queue_new returns a queue for any number of images, or NULL without memory. event is an eventfd, which is written and
+// never read: the poller's edge is all that is wanted of it.
+lg_queue *lg_queue_new(int event);
 void lg_queue_free(lg_queue *q);
 
 // lg_requests_new returns n requests for q, numbered from 0, or NULL without memory; free() gives them back.
 lg_request *lg_requests_new(lg_queue *q, uint32_t n);
 
 // lg_submit starts an operation. LG_READ and LG_WRITE use iov, LG_SWAP writes iov[1] if the image holds iov[0], the others
-// use length. 0: the request comes back through lg_wait. Negative: it does not.
+// use length. 0: the request comes back through lg_take. Negative: it does not.
 int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_t length);
 
-// lg_wait sleeps until something is done or lg_stop was called, and returns up to max slots with their results, or -1
-// once, when it was stopped and nothing is left. One thread at a time.
-int lg_wait(lg_queue *q, uint32_t *slots, int64_t *results, int max);
-void lg_stop(lg_queue *q);
+// lg_take returns up to max slots of what is done with their results, 0 when nothing is. One thread at a time.
+int lg_take(lg_queue *q, uint32_t *slots, int64_t *results, int max);
 
 // lg_full_is_error makes writes to a full pool, of images opened with io from now on, fail with -ENOSPC or -EDQUOT instead
 // of waiting for room.

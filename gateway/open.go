@@ -166,6 +166,10 @@ func (o *opener) librbd(header *luks.Header, passphrase *secret.Bytes) (nbdserve
 		}
 		return nil, unlockError(o.cfg.headerName(), o.cfg.Key, err, passphrase)
 	}
+	if o.src.rbd.OnErasureCode() {
+		o.log.Warn("the data are in an erasure-coded pool: there librbd's engine reads noise from holes inside objects, " +
+			"where the native engine reads zeros")
+	}
 	dev := newPlainDevice(o.src.store, o.readOnly(), false)
 	dev.foreign = true
 	return dev, nil

@@ -5,6 +5,8 @@
 package cli
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -137,6 +139,36 @@ func TestFlushSurvivesDeath(t *testing.T) {
 		"-c", "read -P 0x11 0 1M", "-c", "read -P 0x12 1234567 4321", "-c", "read -P 0x13 3M 12345")
 	if strings.Contains(out, "erification failed") {
 		t.Errorf("what was flushed is gone: %s", out)
+	}
+	g.stop(t)
+}
+
+// TestErasureCodedPool has the data in a pool whose objects librbd cannot read sparsely, and objects with holes in them.
+func TestErasureCodedPool(t *testing.T) {
+	c := newTroubled(t, "--store", "bluestore", "--size", "2G", "--osds", "3", "--ec-pool", "ec")
+	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: make([]byte, 1<<20)})
+	c.rbd("create", "--size", "28M", "--data-pool", "ec", "rbd/disk")
+	g := c.export("rbd:rbd/disk", "--plain")
+	testenv.Run(t, "qemu-io", "-f", "raw", g.uri, "-c", "write -s "+luks.Path+" 0 16M")
+	g.stop(t)
+	model := make([]byte, 12<<20)
+	g = c.export("rbd:rbd/disk", "--key-file", luks.PassphrasePath)
+	for i, at := range []int{5 << 20, 9<<20 + 12345} { // the first object stays absent, the others get holes
+		testenv.Run(t, "qemu-io", "-f", "raw", g.uri, "-c", fmt.Sprintf("write -P %d %d 10000", i+1, at))
+		copy(model[at:], bytes.Repeat([]byte{byte(i + 1)}, 10000))
+	}
+	qemuWrites(t, []string{"-f", "raw", g.uri}, model[:2<<20], 20, 1, 61)
+	got := filepath.Join(t.TempDir(), "copy")
+	testenv.Run(t, "nbdcopy", g.uri, got)
+	if b, err := os.ReadFile(got); err != nil || !bytes.Equal(b, model) {
+		t.Errorf("the native engine reads something else (%v)", err)
+	}
+	g.stop(t)
+	g = c.export("rbd:rbd/disk", "--key-file", luks.PassphrasePath, "--engine", "librbd")
+	g.waitOutput(t, "erasure-coded pool")
+	out := testenv.Run(t, "qemu-io", "-r", "-f", "raw", g.uri, "-c", "read -P 1 5M 8k")
+	if strings.Contains(out, "erification failed") {
+		t.Errorf("librbd's engine reads something else: %s", out)
 	}
 	g.stop(t)
 }

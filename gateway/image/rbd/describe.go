@@ -4,7 +4,13 @@
 
 package rbd
 
+/*
+#include "shim.h"
+*/
+import "C"
+
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sort"
@@ -36,6 +42,20 @@ func (c *Cluster) Describe(ref image.Ref) (*Info, error) {
 		ref = *parent
 	}
 	return nil, fmt.Errorf("%s: more than %d parents", top.Name, maxLevels)
+}
+
+// OnErasureCode tells whether the image's data lie in an erasure-coded pool, as far as the user may ask.
+func (m *Image) OnErasureCode() bool {
+	pool, err := m.cluster.conn.GetPoolByID(int64(C.rbd_get_data_pool_id(m.handle)))
+	if err != nil {
+		return false
+	}
+	ask, err := json.Marshal(map[string]string{"prefix": "osd pool get", "pool": pool, "var": "erasure_code_profile"})
+	if err != nil {
+		return false
+	}
+	_, _, err = m.cluster.conn.MonCommand(ask) // EACCES for replicated pools
+	return err == nil
 }
 
 func (c *Cluster) describeOne(ref image.Ref) (*Info, *image.Ref, error) {

@@ -51,6 +51,9 @@ func (*Cluster) Close() {}
 // Shared is never reached.
 func (*Image) Shared() bool { panic("BUG: no image in this build") }
 
+// OnErasureCode is never reached.
+func (*Image) OnErasureCode() bool { panic("BUG: no image in this build") }
+
 // Stats is never reached.
 func (*Image) Stats() Stats { panic("BUG: no image in this build") }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"syscall"
 
 	"github.com/luksgate/luksgate/crypt/luks"
@@ -15,6 +16,7 @@ import (
 	"github.com/luksgate/luksgate/crypt/volume"
 	"github.com/luksgate/luksgate/crypt/xts"
 	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/gateway/key"
 	"github.com/luksgate/luksgate/nbdserver"
 )
@@ -160,6 +162,10 @@ func (o *opener) native(ctx context.Context, header *luks.Header, passphrase *se
 }
 
 func (o *opener) librbd(header *luks.Header, passphrase *secret.Bytes) (nbdserver.Device, error) {
+	if v := rbd.Version(); o.src.info.StripeCount > 1 && strings.HasPrefix(v, "1.16.") {
+		return nil, fmt.Errorf("%s: %w: it is striped, and librbd %s encrypts such images such that it cannot read them back; "+
+			"use --engine native", o.cfg.Image, luks.ErrUnsupported, v)
+	}
 	if err := o.src.rbd.LoadEncryption(header.Version, passphrase); err != nil {
 		if errors.Is(err, syscall.EPERM) {
 			err = fmt.Errorf("%w: %w", luks.ErrWrongPassphrase, err)

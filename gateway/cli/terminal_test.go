@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -115,8 +116,9 @@ func (p *typist) ends(code int) string {
 		got := 0
 		if err != nil {
 			got = -1
-			if e, ok := err.(interface{ ExitCode() int }); ok { //nolint:errorlint // of os/exec, which we do not import here
-				got = e.ExitCode()
+			var exit interface{ ExitCode() int }
+			if errors.As(err, &exit) {
+				got = exit.ExitCode()
 			}
 		}
 		if got != code {

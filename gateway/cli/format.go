@@ -130,7 +130,7 @@ func (f *formatFlags) format(ctx context.Context, s std, held *gateway.Held, sou
 		return err
 	}
 	if !f.force && !f.yes {
-		if err := confirm(s, "This makes %s a %s image; what it holds cannot be read any more.", held.Name(), f.kind); err != nil {
+		if err := confirm(ctx, s, "This makes %s a %s image; what it holds cannot be read any more.", held.Name(), f.kind); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"os"
 
@@ -27,12 +28,14 @@ left to compare with, is refused without --force. At a terminal there is a quest
 ` + alone,
 		Example: `  luksgate header restore rbd:volumes/vm1 vm1.header`,
 		Args:    cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := f.target.config(s, args[0])
 			if err != nil {
 				return err
 			}
-			return f.run(s, cfg, args[1])
+			ctx, stop := untilSignal(cmd)
+			defer stop()
+			return f.run(ctx, s, cfg, args[1])
 		},
 	}
 	fs := cmd.Flags()
@@ -42,7 +45,7 @@ left to compare with, is refused without --force. At a terminal there is a quest
 	return cmd
 }
 
-func (f *restoreFlags) run(s std, cfg gateway.Config, path string) error {
+func (f *restoreFlags) run(ctx context.Context, s std, cfg gateway.Config, path string) error {
 	backup, err := os.Open(path)
 	if err != nil {
 		return err
@@ -52,15 +55,14 @@ func (f *restoreFlags) run(s std, cfg gateway.Config, path string) error {
 	if err != nil {
 		return err
 	}
+	if !f.force && !f.yes {
+		if err := confirm(ctx, s, "This replaces the header of %s, and all its passphrases, by those of %s.", cfg.Image, path); err != nil {
+			return err
+		}
+	}
 	held, err := gateway.Hold(cfg)
 	if err != nil {
 		return err
 	}
-	if !f.force && !f.yes {
-		err = confirm(s, "This replaces the header of %s, and all its passphrases, by those of %s.", held.Name(), path)
-	}
-	if err == nil {
-		err = held.Restore(backup, st.Size(), f.force)
-	}
-	return forceHint(errors.Join(err, held.Close()))
+	return forceHint(errors.Join(held.Restore(backup, st.Size(), f.force), held.Close()))
 }

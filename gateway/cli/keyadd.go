@@ -13,7 +13,6 @@ import (
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/crypt/secret"
 	"github.com/luksgate/luksgate/gateway"
-	"github.com/luksgate/luksgate/gateway/key"
 )
 
 // newKeyFlags are what adding and changing have in common: a passphrase that opens, and one that will.
@@ -67,7 +66,7 @@ the new one comes from --new-key-file, --new-key-fd or the terminal, where it is
 // A keyChange is what is done with an unlocked image.
 type keyChange func(*gateway.Held, *luks.VolumeKey, *secret.Bytes, luks.KeyslotOptions) (int, error)
 
-// run unlocks an image, with one keyslot or any (nil), gets the new passphrase, and prints the number of its keyslot.
+// run gets both passphrases, unlocks the image with one keyslot or any (nil), and prints the number of the new keyslot.
 func (f *newKeyFlags) run(ctx context.Context, s std, arg string, unlock *int, change keyChange) error {
 	cfg, err := f.target.config(s, arg)
 	if err != nil {
@@ -83,11 +82,37 @@ func (f *newKeyFlags) run(ctx context.Context, s std, arg string, unlock *int, c
 	if f.old.fd >= 0 && f.old.fd == f.new.fd {
 		return usage("--key-fd and --new-key-fd are the same descriptor %d: it has one passphrase", f.old.fd)
 	}
+	if cfg.Key == nil {
+		return usage("name a passphrase that opens the image with --key-file or --key-fd")
+	}
+	header, err := look(cfg)
+	if err != nil {
+		return err
+	}
+	opts := luks.KeyslotOptions{}
+	if opts.KDF, err = f.kdf.options(header.Version); err != nil {
+		return err
+	}
+	if opts.Priority, err = f.priorityNumber(header.Version); err != nil {
+		return err
+	}
+	old, err := fetch(ctx, cfg.Key)
+	if err != nil {
+		return err
+	}
+	defer old.passphrase.Release()
+	cfg.Key = old
+	passphrase, err := newPassphrase(ctx, s, newKey, &f.new)
+	if err != nil {
+		return err
+	}
+	defer passphrase.Release()
+	f.kdf.announce(s, opts.KDF)
 	held, err := gateway.Hold(cfg)
 	if err != nil {
 		return err
 	}
-	id, err := f.change(ctx, s, held, newKey, unlock, change)
+	id, err := unlockAnd(ctx, held, unlock, func(vk *luks.VolumeKey) (int, error) { return change(held, vk, passphrase, opts) })
 	if err = errors.Join(err, held.Close()); err != nil {
 		return err
 	}
@@ -95,30 +120,14 @@ func (f *newKeyFlags) run(ctx context.Context, s std, arg string, unlock *int, c
 	return err
 }
 
-func (f *newKeyFlags) change(ctx context.Context, s std, held *gateway.Held, newKey key.Source, unlock *int, change keyChange) (int, error) {
-	header, err := held.Header()
-	if err != nil {
-		return 0, err
-	}
-	opts := luks.KeyslotOptions{}
-	if opts.KDF, err = f.kdf.options(header.Version); err != nil {
-		return 0, err
-	}
-	if opts.Priority, err = f.priorityNumber(header.Version); err != nil {
-		return 0, err
-	}
-	vk, err := held.Unlock(ctx, unlock)
+// unlockAnd does something with the volume key.
+func unlockAnd(ctx context.Context, held *gateway.Held, keyslot *int, f func(*luks.VolumeKey) (int, error)) (int, error) {
+	vk, err := held.Unlock(ctx, keyslot)
 	if err != nil {
 		return 0, err
 	}
 	defer vk.Release()
-	passphrase, err := newPassphrase(ctx, s, newKey, &f.new)
-	if err != nil {
-		return 0, err
-	}
-	defer passphrase.Release()
-	f.kdf.announce(s, opts.KDF)
-	return change(held, vk, passphrase, opts)
+	return f(vk)
 }
 
 func (f *newKeyFlags) priorityNumber(version int) (*int, error) {

@@ -5,6 +5,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -67,14 +68,33 @@ func (f *removeFlags) run(ctx context.Context, s std, arg string, slot *int) err
 			return usage("name the passphrase to remove with --key-file or --key-fd, or its keyslot with --keyslot")
 		}
 	}
+	if _, err := look(cfg); err != nil {
+		return err
+	}
+	what := "the keyslot of this passphrase"
+	if slot != nil {
+		what = fmt.Sprintf("keyslot %d", *slot)
+	} else {
+		passphrase, err := fetch(ctx, cfg.Key)
+		if err != nil {
+			return err
+		}
+		defer passphrase.passphrase.Release()
+		cfg.Key = passphrase
+	}
+	if !f.force && !f.yes {
+		if err := confirm(ctx, s, "This removes %s of %s, for ever.", what, cfg.Image); err != nil {
+			return err
+		}
+	}
 	held, err := gateway.Hold(cfg)
 	if err != nil {
 		return err
 	}
-	return forceHint(errors.Join(f.remove(ctx, s, held, slot), held.Close()))
+	return forceHint(errors.Join(f.remove(ctx, held, slot), held.Close()))
 }
 
-func (f *removeFlags) remove(ctx context.Context, s std, held *gateway.Held, slot *int) error {
+func (f *removeFlags) remove(ctx context.Context, held *gateway.Held, slot *int) error {
 	if slot == nil {
 		vk, err := held.Unlock(ctx, nil)
 		if err != nil {
@@ -82,11 +102,6 @@ func (f *removeFlags) remove(ctx context.Context, s std, held *gateway.Held, slo
 		}
 		vk.Release()
 		slot = &vk.Keyslot
-	}
-	if !f.force && !f.yes {
-		if err := confirm(s, "This removes keyslot %d of %s, for ever.", *slot, held.Name()); err != nil {
-			return err
-		}
 	}
 	return held.RemoveKey(*slot, f.force)
 }

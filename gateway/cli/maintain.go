@@ -76,17 +76,53 @@ func untilSignal(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 }
 
 // confirm asks a person at the terminal to type yes; without a terminal nobody is asked.
-func confirm(s std, format string, args ...any) error {
+func confirm(ctx context.Context, s std, format string, args ...any) error {
 	in, ok := isTerminal(s.in)
 	if !ok {
 		return nil
 	}
 	fmt.Fprintf(s.err, format+"\nType yes to go on: ", args...)
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil || !strings.EqualFold(strings.TrimSpace(line), "yes") {
-		return errors.New("nothing was changed, since the answer was not yes")
+	answer := make(chan string, 1)
+	go func() { // left reading if ctx ends first: the program is about to end
+		line, _ := bufio.NewReader(in).ReadString('\n')
+		answer <- line
+	}()
+	select {
+	case line := <-answer:
+		if strings.EqualFold(strings.TrimSpace(line), "yes") {
+			return nil
+		}
+	case <-ctx.Done():
+		fmt.Fprintln(s.err)
 	}
-	return nil
+	return errors.New("nothing was changed, since the answer was not yes")
+}
+
+// A fetched passphrase has been asked for already.
+type fetched struct {
+	key.Source
+	passphrase *secret.Bytes
+}
+
+// fetch asks now, so that the image is not held while a person types. The caller releases the passphrase.
+func fetch(ctx context.Context, source key.Source) (fetched, error) {
+	b, err := source.Passphrase(ctx)
+	return fetched{source, b}, err
+}
+
+// Passphrase implements key.Source.
+func (f fetched) Passphrase(context.Context) (*secret.Bytes, error) {
+	return secret.Copy(f.passphrase.Bytes())
+}
+
+// look holds an image for a moment: who cannot have it need not think of a passphrase.
+func look(cfg gateway.Config) (*luks.Header, error) {
+	held, err := gateway.Hold(cfg)
+	if err != nil {
+		return nil, err
+	}
+	header, err := held.Header()
+	return header, errors.Join(err, held.Close())
 }
 
 // newPassphrase gets a passphrase for a new keyslot. A newline at its end is part of it, which is seldom what was meant.

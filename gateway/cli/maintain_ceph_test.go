@@ -6,11 +6,13 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,20 +127,28 @@ func TestMaintenanceOfImageInUse(t *testing.T) {
 	good(t, verbs[1]...)
 }
 
-// TestMaintenanceHoldsTheLock stops inside a change, by a passphrase that does not come, and has librbd try to
-// write meanwhile.
+// TestMaintenanceHoldsTheLock has librbd try to write while a keyslot is made that takes for ever, and then gives that up.
 func TestMaintenanceHoldsTheLock(t *testing.T) {
 	testenv.CephConf(t)
 	m := newFormatted(t, 24, "luks2", nil)
-	r, w, err := os.Pipe()
-	if err != nil {
+	// The image is looked at before the passphrase is asked for, and held after that: this passphrase tells which is which.
+	again := m.key + "2"
+	if err := syscall.Mkfifo(again, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
-	cmd := command(append([]string{"key", "add", "rbd:" + m.spec, "--key-file", m.key, "--new-key-fd", "3"}, cheap...)...)
-	cmd.ExtraFiles = []*os.File{r}
-	p := testenv.StartCmd(t, cmd)
-	r.Close()
+	p := testenv.StartCmd(t, command("key", "add", "rbd:"+m.spec, "--key-file", m.key, "--new-key-file", again,
+		"--kdf", "pbkdf2", "--kdf-iterations", "268435456"))
+	var passphrase *os.File
+	for err := error(syscall.ENXIO); err != nil; passphrase, err = os.OpenFile(again, os.O_WRONLY|syscall.O_NONBLOCK, 0) {
+		if !errors.Is(err, syscall.ENXIO) || !p.Running() {
+			t.Fatalf("the passphrase is not asked for: %v\n%s", err, p.Output())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := passphrase.WriteString("battery staple"); err != nil {
+		t.Fatal(err)
+	}
+	passphrase.Close()
 	for end := time.Now().Add(testenv.CommandTimeout); !strings.Contains(testenv.RBD(t, "lock", "list", m.spec), "client."); {
 		if time.Now().After(end) || !p.Running() {
 			t.Fatalf("the lock is never taken:\n%s", p.Output())
@@ -146,17 +156,19 @@ func TestMaintenanceHoldsTheLock(t *testing.T) {
 	}
 	raw := "rbd:" + m.spec + ":conf=" + os.Getenv(testenv.EnvCephConf)
 	res := testenv.Try(t, "qemu-io", "-f", "raw", raw, "-c", "write -P 9 20M 4k")
+	if !p.Running() {
+		t.Fatalf("it ended:\n%s", p.Output())
+	}
 	if res.ExitCode == 0 && !strings.Contains(res.Stdout+res.Stderr, "failed") {
 		t.Errorf("another client writes meanwhile: %s", res)
 	}
-	if _, err := w.WriteString("battery staple"); err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	if code := p.Wait(); code != exitOK || !strings.Contains(p.Output(), "keyslot 1") {
-		t.Errorf("exit code %d\n%s", code, p.Output())
+	if code := p.Stop(); code != exitGeneral || !strings.Contains(p.Output(), "context canceled") {
+		t.Errorf("SIGTERM: exit code %d\n%s", code, p.Output())
 	}
 	testenv.Run(t, "qemu-io", "-f", "raw", raw, "-c", "write -P 9 20M 4k")
+	if out := good(t, "key", "list", "rbd:"+m.spec); strings.Count(out, "keyslot") != 1 {
+		t.Errorf("%s", out)
+	}
 }
 
 // TestMaintenanceWithoutLock changes an image that cannot be locked, and says so.

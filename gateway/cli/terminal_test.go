@@ -82,7 +82,7 @@ func (p *typist) after(text, line string) {
 		}
 	}
 	// The question comes just before the terminal falls silent; a line typed between the two would be seen, as anywhere.
-	p.silent(!strings.Contains(text, "yes"))
+	p.silent(strings.Contains(text, "assphrase") || strings.Contains(text, "again"))
 	if _, err := p.keyboard.WriteString(line); err != nil {
 		p.t.Fatal(err)
 	}
@@ -169,6 +169,10 @@ func TestTerminal(t *testing.T) {
 	}
 	w.opens("second", true)
 
+	p = atTerminal(t, "key", "remove", img, "--keyslot", "0")
+	p.after("This removes keyslot 0 of "+img, "\x03") // Ctrl-C
+	p.ends(exitGeneral)
+	w.opens("second", true)
 	p = atTerminal(t, "key", "remove", img, "--keyslot", "0", "--force")
 	p.ends(exitOK)
 	w.opens("second", false)

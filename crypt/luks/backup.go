@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/luksgate/luksgate/crypt/luks/luks1"
 	"github.com/luksgate/luksgate/crypt/luks/luks2"
@@ -101,7 +102,7 @@ func sameImage(from, now *Header) error {
 		from, now any
 	}{
 		{"version", from.Version, now.Version},
-		{"UUID", from.UUID, now.UUID},
+		{"UUID", strconv.Quote(from.UUID), strconv.Quote(now.UUID)},
 		{"data offset", from.DataOffsetBytes, now.DataOffsetBytes},
 		{"key size", from.KeyBytes, now.KeyBytes},
 		{"sector size", from.SectorBytes, now.SectorBytes},

@@ -174,6 +174,11 @@ func TestFormatRefuses(t *testing.T) {
 			t.Errorf("%s: the image was changed (%v)", name, err)
 		}
 	}
+	empty := newWorkbench(t, 16<<20)
+	r := luksgate(t, append([]string{"format", "file:" + empty.image, "--type", "luks2", "--key-file", empty.key("one")}, cheap...)...)
+	if r.ExitCode != exitOK || !strings.Contains(r.Stderr, "no room for data") {
+		t.Errorf("%s", r)
+	}
 	small := newWorkbench(t, 4<<20)
 	bad(t, exitGeneral, "the image ends at 4194304", append([]string{"format", "file:" + small.image, "--type", "luks2", "--key-file", small.key("one")}, cheap...)...)
 }

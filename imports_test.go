@@ -28,6 +28,7 @@ var importRules = []struct {
 	{"crypt", []string{"crypt/secret", "crypt/xts", "golang.org/x/crypto", "golang.org/x/sys", "github.com/jzelinskie/whirlpool"}},
 	{"nbdserver", []string{"golang.org/x/sys", "github.com/pojntfx/go-nbd"}},
 	{"attach/virt", []string{"attach", "github.com/digitalocean/go-libvirt"}},
+	{"attach/plug", []string{"attach", "libvirt.org/go/libvirtxml"}},
 	{"attach", []string{"libvirt.org/go/libvirtxml", "gopkg.in/yaml.v3", "go.yaml.in/yaml"}},
 	{"gateway/image/mem", []string{"crypt/volume", "golang.org/x/sys"}},
 	{"gateway/image", []string{"gateway/image", "crypt/volume", "crypt/secret", "golang.org/x/sys", "github.com/ceph/go-ceph"}},

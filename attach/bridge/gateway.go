@@ -150,11 +150,7 @@ func (d *domain) nameExport(entry *disk, export *Export, opts GatewayOptions, so
 	if dir == "" {
 		dir = DefaultSocketDir
 	}
-	name := plainName(d.name + "-" + entry.target)
-	if name != d.name+"-"+entry.target {
-		sum := sha256.Sum256([]byte(d.name + "\x00" + d.uuid + "\x00" + entry.target))
-		name += "-" + hex.EncodeToString(sum[:4])
-	}
+	name := ExportName(d.name, d.uuid, entry.target)
 	for _, other := range append(slices.Clone(opts.Existing.Exports), sofar.Exports...) {
 		if other.Name == name {
 			return entry.errorf(entry.element, "there is an export %s already, of %s", name, other.Image)
@@ -163,6 +159,16 @@ func (d *domain) nameExport(entry *disk, export *Export, opts GatewayOptions, so
 	export.Name = name
 	export.Socket = filepath.Join(dir, name+".sock")
 	return nil
+}
+
+// ExportName is the name of the export for a disk of a domain: DOMAIN-TARGET, if that is short and plain enough.
+func ExportName(domain, uuid, target string) string {
+	name := plainName(domain + "-" + target)
+	if name != domain+"-"+target {
+		sum := sha256.Sum256([]byte(domain + "\x00" + uuid + "\x00" + target))
+		name += "-" + hex.EncodeToString(sum[:4])
+	}
+	return name
 }
 
 // plainName keeps what is safe in a file name, a URI and a metric, and at most 48 bytes of it.

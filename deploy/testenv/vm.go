@@ -51,8 +51,7 @@ func NewVM(tb testing.TB, s System, name, machine string, g Guest, args ...strin
 		"-chardev", "socket,id=tty,path=" + console + ",server=on,wait=off", "-serial", "chardev:tty",
 		"-qmp", "unix:" + qmp + ",server=on,wait=off"}
 	vm := &VM{tb: tb, Process: StartCmd(tb, s.Command(tb, "qemu-system-x86_64", append(line, args...)...))}
-	vm.console = &Console{conn: vm.dial(console)}
-	go vm.console.read()
+	vm.console = newConsole(vm.dial(console))
 	vm.qmp = vm.dial(qmp)
 	vm.replies = json.NewDecoder(vm.qmp)
 	tb.Cleanup(func() {
@@ -142,6 +141,29 @@ func (vm *VM) Status(query string, wanted ...string) string {
 // Console is the guest's serial line.
 func (vm *VM) Console() *Console { return vm.console }
 
+// DialConsole connects to a guest whose serial line is a unix socket. The test's end closes it.
+func DialConsole(tb testing.TB, path string) *Console {
+	tb.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c := newConsole(conn)
+	tb.Cleanup(func() {
+		_ = conn.Close()
+		if tb.Failed() {
+			tb.Logf("console:\n%s", strings.Join(c.All(), "\n"))
+		}
+	})
+	return c
+}
+
+func newConsole(conn net.Conn) *Console {
+	c := &Console{conn: conn}
+	go c.read()
+	return c
+}
+
 func (c *Console) read() {
 	lines := bufio.NewReader(c.conn)
 	for {
@@ -181,7 +203,7 @@ func (c *Console) Wait(tb testing.TB, word string, good func(rest string) bool) 
 			if strings.HasPrefix(line, "ERROR") || strings.Contains(line, "panic") {
 				tb.Fatalf("the guest says: %s", line)
 			}
-			if rest, ok := strings.CutPrefix(line, word+" "); ok && (good == nil || good(rest)) {
+			if rest, ok := strings.CutPrefix(line+" ", word+" "); ok && (good == nil || good(rest)) {
 				return rest
 			}
 		}

@@ -22,14 +22,20 @@ type diskFlags struct {
 }
 
 func (f *diskFlags) add(fs *pflag.FlagSet) {
-	o := &f.opts
 	fs.StringVar(&f.uri, "uri", "", "NBD URI of the export, as luksgate export prints it")
 	fs.StringVar(&f.socket, "socket", "", "unix socket of the export")
 	fs.StringVar(&f.listen, "listen", "", "HOST:PORT of the export")
 	fs.StringVar(&f.name, "name", "", "name of the export (default: the server's default export)")
 	fs.BoolVar(&f.tls, "tls", false, "with --listen: the connection is encrypted")
-	fs.StringVar(&o.TLSHostname, "tls-hostname", "", "name in the server's certificate (libvirt 8.2 or newer)")
-	fs.StringVar(&o.TLSDir, "tls-dir", "", "for qemu: directory of the client's certificates")
+	fs.StringVar(&f.opts.TLSHostname, "tls-hostname", "", "name in the server's certificate (libvirt 8.2 or newer)")
+	fs.StringVar(&f.opts.TLSDir, "tls-dir", "", "for qemu: directory of the client's certificates")
+	f.addGuestView(fs)
+	f.host.add(fs)
+}
+
+// addGuestView adds what is said about the disk in the guest, wherever the export is.
+func (f *diskFlags) addGuestView(fs *pflag.FlagSet) {
+	o := &f.opts
 	fs.StringVar(&o.Target, "target", "", "name of the disk in the domain: vda, sdb, ...")
 	fs.StringVar(&o.Device, "device", "", "disk or cdrom (default disk)")
 	fs.StringVar(&o.Bus, "bus", "", "virtio, scsi, sata, ide or usb (default: by the target)")
@@ -51,7 +57,6 @@ func (f *diskFlags) add(fs *pflag.FlagSet) {
 	fs.UintVar(&o.ReconnectDelaySeconds, "reconnect-delay", 0,
 		"seconds that requests wait for a gateway that went away (libvirt 9.2 or newer)")
 	fs.StringVar(&f.iotune, "iotune", "", "limits: KEY=VALUE,... with the names of libvirt's <iotune>")
-	f.host.add(fs)
 }
 
 func (f *diskFlags) options(ctx context.Context) (attach.DiskOptions, error) {
@@ -62,10 +67,17 @@ func (f *diskFlags) options(ctx context.Context) (attach.DiskOptions, error) {
 	if f.opts.Libvirt, f.opts.Qemu, err = f.host.versions(ctx); err != nil {
 		return f.opts, err
 	}
-	if f.iotune != "" {
-		f.opts.IOTune, err = attach.ParseIOTune(f.iotune)
+	return f.opts, f.finish()
+}
+
+// finish reads what is more than a word.
+func (f *diskFlags) finish() error {
+	if f.iotune == "" {
+		return nil
 	}
-	return f.opts, attachError(err)
+	var err error
+	f.opts.IOTune, err = attach.ParseIOTune(f.iotune)
+	return attachError(err)
 }
 
 func (f *diskFlags) address() (attach.URI, error) {

@@ -7,6 +7,7 @@
 //
 // It speaks lines on the serial console:
 //
+//	BOOTED                 the system runs; a disk that is there already is found next
 //	READY BYTES            a disk is there and every block of it was written, the work begins
 //	OPS N                  N requests were answered so far
 //	ERROR TEXT             a request failed, or a block is not what was written
@@ -35,7 +36,7 @@ func main() {
 	}
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	select {}
+	time.Sleep(time.Hour)
 }
 
 // quiet keeps the kernel's own messages off the console, which they would share with our lines.
@@ -51,6 +52,7 @@ func run() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
+	fmt.Println("BOOTED")
 	d, err := waitDisk()
 	if err != nil {
 		return err
@@ -114,7 +116,7 @@ func waitGone() error {
 	for {
 		if _, err := os.Stat("/sys/block/vda"); err != nil {
 			fmt.Println("GONE")
-			select {} // the guest stays up, as one does that loses a disk
+			time.Sleep(time.Hour) // the guest stays up, as one does that loses a disk
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/luksgate/luksgate/attach/plug"
+)
+
+func newDetach(s std) *cobra.Command {
+	var f plugFlags
+	var target, connect string
+	cmd := &cobra.Command{
+		Use:   "detach --domain VM --target DEV [--live] [--config]",
+		Short: "Unplug a disk of the gateway from a domain and remove its export",
+		Long: `Remove a disk from a domain of this host's libvirt, wait until the guest has let it go, and remove its export from the
+running daemon, if it was added by "luksgate attach" or "luksgate add" and nobody uses it any more. A disk that is not there
+is no error.`,
+		Example: `  luksgate detach --domain vm1 --target vdb`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(background(cmd.Context()), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			if f.domain == "" || target == "" {
+				return usage("give --domain and --target")
+			}
+			conn, opts, err := f.open(ctx, connect, target)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			opts.URI = f.uri()
+			changed, err := plug.Detach(ctx, conn, &daemonGateway{client: f.admin.client()}, opts)
+			if err != nil {
+				return err
+			}
+			report(s, changed, "%s has no disk %s", opts.Domain.Name, target)
+			return nil
+		},
+	}
+	fs := cmd.Flags()
+	f.add(fs)
+	fs.StringVar(&target, "target", "", "name of the disk in the domain: vdb, sdc, ...")
+	fs.StringVar(&connect, "connect", "", "URI of libvirt (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)")
+	return cmd
+}

@@ -29,6 +29,8 @@ type Export struct {
 	Ceph     Ceph   `yaml:"ceph,omitempty"`
 	// Keys open the image and its encrypted ancestors, child first, as `rbd --encryption-passphrase-file` wants them.
 	Keys []Key `yaml:"keys"`
+	// Key is another way to write one key. ParseConfig and ParseExports put it into Keys.
+	Key *Key `yaml:"key,omitempty"`
 	// Libvirt is for the way back only; the gateway does not read it.
 	Libvirt *Origin `yaml:"libvirt,omitempty"`
 }
@@ -113,5 +115,39 @@ func ParseConfig(text []byte) (Config, error) {
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 		return Config{}, fmt.Errorf("bridge: configuration: %w", err)
 	}
-	return c, nil
+	return c, c.normalize()
+}
+
+// ParseExports reads the exports of a whole luksgate.conf, which has more than YAML can write: complete says that it has not.
+func ParseExports(text []byte) (c Config, complete bool, err error) {
+	strict, strictErr := ParseConfig(text)
+	if strictErr == nil {
+		return strict, true, nil
+	}
+	if len(text) > MaxConfigBytes {
+		return Config{}, false, strictErr
+	}
+	if err := yaml.Unmarshal(text, &c); err != nil {
+		return Config{}, false, fmt.Errorf("bridge: configuration: %w", err)
+	}
+	anonymous := func(e Export) bool { return e.Name == "" || e.Image == "" }
+	if len(c.Exports) == 0 || slices.ContainsFunc(c.Exports, anonymous) {
+		return Config{}, false, strictErr // it is none: what is wrong with it says more
+	}
+	return c, false, c.normalize()
+}
+
+// normalize leaves one way to write keys.
+func (c *Config) normalize() error {
+	for i := range c.Exports {
+		e := &c.Exports[i]
+		if e.Key == nil {
+			continue
+		}
+		if len(e.Keys) > 0 {
+			return fmt.Errorf("bridge: configuration: export %s has both key and keys", e.Name)
+		}
+		e.Keys, e.Key = []Key{*e.Key}, nil
+	}
+	return nil
 }

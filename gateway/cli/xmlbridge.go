@@ -23,6 +23,7 @@ const maxDomainBytes = 16 << 20
 type bridgeFlags struct {
 	targets           []string
 	config, configOut string
+	partial           bool // config has more than was read of it
 }
 
 func (f *bridgeFlags) add(fs *pflag.FlagSet) {
@@ -120,6 +121,7 @@ func readDomain(s std, name string) ([]byte, error) {
 	return doc, nil
 }
 
+// readConfig reads --config: what an earlier call wrote, or a whole luksgate.conf, which is then not written again.
 func (f *bridgeFlags) readConfig(required bool) (bridge.Config, error) {
 	if f.config == "" {
 		if required {
@@ -131,11 +133,22 @@ func (f *bridgeFlags) readConfig(required bool) (bridge.Config, error) {
 	if err != nil {
 		return bridge.Config{}, err
 	}
-	config, err := bridge.ParseConfig(text)
+	config, complete, err := bridge.ParseExports(text)
 	if err != nil {
 		return bridge.Config{}, fmt.Errorf("%s: %w", f.config, err)
 	}
+	f.partial = !complete
+	if f.partial && f.configOut != "" && sameFile(f.config, f.configOut) {
+		return config, usage("%s has more than exports, which would be lost: give another file as --config-out, and put its "+
+			"exports into luksgate.conf", f.config)
+	}
 	return config, nil
+}
+
+func sameFile(a, b string) bool {
+	first, errA := os.Stat(a)
+	second, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(first, second)
 }
 
 // finish writes the configuration before the domain: whoever has the domain has the exports too.
@@ -144,6 +157,9 @@ func (f *bridgeFlags) finish(s std, name string, before bridge.Config, result br
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if f.configOut != "" {
+		if f.partial {
+			before = bridge.Config{} // these exports are in luksgate.conf
+		}
 		text, err := before.With(result.Config).YAML()
 		if err == nil {
 			err = replaceFile(f.configOut, text)

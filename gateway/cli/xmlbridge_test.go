@@ -82,6 +82,45 @@ func TestBridgeKeepsOtherExports(t *testing.T) {
 	}
 }
 
+// TestBridgeWithDaemon gives the daemon's own configuration to the bridge, and what the bridge writes to the daemon.
+func TestBridgeWithDaemon(t *testing.T) {
+	dir := t.TempDir()
+	conf := testenv.WriteFile(t, filepath.Join(dir, "luksgate.conf"), []byte(`log: {level: debug}
+exports:
+- name: first
+  image: rbd:vms/web1
+  socket: /run/luksgate/first.sock
+  close_after: 1m
+  ceph: {user: libvirt, mon_hosts: ["10.0.0.1:6789"], key: {libvirt_secret: {uuid: 0a81f5b2-8403-4b23-a2de-0e5b2d9b7f1c}}}
+  key: {libvirt_secret: {uuid: 7d5b2c0e-31b4-4a5c-9d0b-6f7d0e1a2b3c}}
+`))
+	const domain = "../../attach/bridge/testdata/domains/luks2.xml"
+	out := filepath.Join(dir, "out.yaml")
+	there := luksgate(t, "xml", "to-gateway", domain, "--config", conf, "--config-out", out)
+	if there.ExitCode != 0 || !strings.Contains(there.Stdout, "/run/luksgate/first.sock") {
+		t.Fatalf("the daemon's export of the image is not used\n%s", there)
+	}
+	for _, path := range []string{conf, out} {
+		if r := luksgate(t, "config", "check", "--config", path); r.ExitCode != 0 {
+			t.Errorf("%s", r)
+		}
+	}
+	moved := testenv.WriteFile(t, filepath.Join(dir, "moved.xml"), []byte(there.Stdout))
+	if r := luksgate(t, "xml", "to-librbd", moved, "--config", out); r.Stdout != read(t, domain) {
+		t.Errorf("the way back is another domain\n%s", r)
+	}
+	r := luksgate(t, "xml", "to-librbd", moved, "--config", conf, "--format", "luks2")
+	if r.ExitCode != 0 || !strings.Contains(r.Stdout, `uuid="7d5b2c0e-31b4-4a5c-9d0b-6f7d0e1a2b3c"`) &&
+		!strings.Contains(r.Stdout, "uuid='7d5b2c0e-31b4-4a5c-9d0b-6f7d0e1a2b3c'") {
+		t.Errorf("the way back with the daemon's configuration\n%s", r)
+	}
+	before := read(t, conf)
+	r = luksgate(t, "xml", "to-gateway", domain, "--config", conf, "--config-out", conf)
+	if r.ExitCode != exitUsage || read(t, conf) != before {
+		t.Errorf("luksgate.conf was written over\n%s", r)
+	}
+}
+
 func TestBridgeMistakes(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string { return testenv.WriteFile(t, filepath.Join(dir, name), []byte(text)) }

@@ -237,3 +237,21 @@ func TestDetachedHeaderOfImage(t *testing.T) {
 	testenv.Run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", g.uri, file)
 	g.stop(t)
 }
+
+// TestKeysOfLibrbdImage changes the passphrase of an image that the rbd tool formatted, which cannot do that itself.
+func TestKeysOfLibrbdImage(t *testing.T) {
+	testenv.CephConf(t)
+	m := newRBDImage(t, 20, "luks1", "aes-256") // its keyslot costs less than that of luks2
+	testenv.Run(t, "qemu-io", append(m.librbd(m.spec), "-c", "write -P 0x5a 0 1M")...)
+	again := testenv.WriteFile(t, m.key+"2", []byte("battery staple"))
+	if out := good(t, append([]string{"key", "change", "rbd:" + m.spec, "--key-file", m.key, "--new-key-file", again}, cheap...)...); out != "keyslot 1\n" {
+		t.Errorf("%q", out)
+	}
+	if r := testenv.Try(t, "qemu-io", append(m.librbd(m.spec), "-c", "read 0 1M")...); r.ExitCode == 0 {
+		t.Errorf("librbd opens it with the old passphrase\n%s", r)
+	}
+	m.key = again
+	if out := testenv.Run(t, "qemu-io", append(m.librbd(m.spec), "-c", "read -P 0x5a 0 1M")...); strings.Contains(out, "failed") {
+		t.Errorf("librbd reads something else: %s", out)
+	}
+}

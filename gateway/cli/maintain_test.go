@@ -306,3 +306,23 @@ func TestMaintenanceIsAlone(t *testing.T) {
 	g.stop(t)
 	w.opens("one", true)
 }
+
+// TestKeysForQemu replaces the passphrase of an image whose data qemu encrypted, and qemu opens it.
+func TestKeysForQemu(t *testing.T) {
+	foreign := testenv.NewLUKSFile(t, testenv.LUKSOptions{Version: 1, Passphrase: []byte("one"), Plaintext: randomBytes(1<<20, 91)})
+	w := newWorkbench(t, 0)
+	w.image = foreign.Path
+	good(t, append([]string{"key", "add", "file:" + w.image, "--key-file", w.key("one"), "--new-key-file", w.key("two")}, cheap...)...)
+	good(t, "key", "remove", "file:"+w.image, "--key-file", w.key("one"))
+	open := func(passphrase string) testenv.Result {
+		return testenv.Try(t, "qemu-img", "compare", "--object", "secret,id=k,file="+w.key(passphrase), "--image-opts",
+			"driver=luks,key-secret=k,file.filename="+w.image, "driver=raw,file.filename="+foreign.PlaintextPath)
+	}
+	if r := open("two"); r.ExitCode != 0 {
+		t.Errorf("%s", r)
+	}
+	if r := open("one"); r.ExitCode == 0 {
+		t.Errorf("qemu opens it with the passphrase that was removed\n%s", r)
+	}
+	w.opens("two", true)
+}

@@ -181,7 +181,6 @@ func TestBackupSeesChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer src.close()
 	var good bytes.Buffer
 	if err := backup(cfg, readerAt{src.store}, &good); err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ func (c *File) fillDefaults() {
 	c.Log.Level = cmp.Or(c.Log.Level, "info")
 	c.Log.Format = cmp.Or(c.Log.Format, "text")
 	c.Limits.Upgrade = cmp.Or(c.Limits.Upgrade, Duration(DefaultUpgrade))
-	c.Libvirt.Socket = cmp.Or(c.Libvirt.Socket, DefaultLibvirtSocket)
+	c.Libvirt.URI = cmp.Or(c.Libvirt.URI, DefaultLibvirtURI)
 	c.Vault.Timeout = cmp.Or(c.Vault.Timeout, Duration(DefaultKeyTimeout))
 	c.Barbican.Timeout = cmp.Or(c.Barbican.Timeout, Duration(DefaultKeyTimeout))
 	c.Barbican.Interface = cmp.Or(c.Barbican.Interface, "public")

@@ -181,7 +181,10 @@ type BarbicanRef struct {
 
 // Libvirt is where libvirt answers.
 type Libvirt struct {
+	// Socket is that of virtsecretd or libvirtd; empty means where one of them is by default.
 	Socket string `yaml:"socket"`
+	// URI is the secret driver to ask.
+	URI string `yaml:"uri"`
 }
 
 // Vault is a HashiCorp Vault or OpenBao server.
@@ -220,14 +223,14 @@ type Barbican struct {
 
 // Defaults of the file itself.
 const (
-	DefaultAdminSocket   = "/run/luksgate/admin.sock"
-	DefaultCloseAfter    = 30 * time.Second
-	DefaultOpenTimeout   = 60 * time.Second
-	DefaultKeyTimeout    = 20 * time.Second
-	DefaultUpgrade       = 20 * time.Second
-	DefaultLibvirtSocket = "/run/libvirt/libvirt-sock"
-	DefaultVaultMount    = "secret"
-	DefaultVaultField    = "passphrase"
+	DefaultAdminSocket = "/run/luksgate/admin.sock"
+	DefaultCloseAfter  = 30 * time.Second
+	DefaultOpenTimeout = 60 * time.Second
+	DefaultKeyTimeout  = 20 * time.Second
+	DefaultUpgrade     = 20 * time.Second
+	DefaultLibvirtURI  = "secret:///system"
+	DefaultVaultMount  = "secret"
+	DefaultVaultField  = "passphrase"
 )
 
 // MaxBytes bounds what is read of a configuration file.

@@ -16,24 +16,58 @@ import (
 	"github.com/luksgate/luksgate/gateway/image"
 	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/gateway/key"
+	"github.com/luksgate/luksgate/gateway/key/barbican"
+	"github.com/luksgate/luksgate/gateway/key/command"
+	"github.com/luksgate/luksgate/gateway/key/libvirt"
+	"github.com/luksgate/luksgate/gateway/key/vault"
 	"github.com/luksgate/luksgate/gateway/metrics"
 )
 
 // keyring makes key sources of what the configuration says.
-type keyring struct{ cfg *config.File }
+type keyring struct {
+	libvirtSockets []string
+	libvirtURI     string
+	vault          *vault.Server   // nil if none is configured
+	barbican       *barbican.Cloud // nil if none is configured
+}
 
-func newKeyring(c *config.File) (keyring, error) { return keyring{c}, nil }
+// defaultLibvirtSockets are where secrets are asked for: the modular daemon, or the one for everything.
+var defaultLibvirtSockets = []string{"/run/libvirt/virtsecretd-sock", "/run/libvirt/libvirt-sock"}
 
-// keyUse is what a key is for, which matters to libvirt.
-type keyUse int
+func newKeyring(c *config.File) (keyring, error) {
+	r := keyring{libvirtSockets: defaultLibvirtSockets, libvirtURI: c.Libvirt.URI}
+	if c.Libvirt.Socket != "" {
+		r.libvirtSockets = []string{c.Libvirt.Socket}
+	}
+	if v := c.Vault; v.Address != "" {
+		cfg := vault.Config{
+			Address: v.Address, Namespace: v.Namespace, CAFile: v.CAFile, ServerName: v.Name, TokenFile: v.TokenFile,
+		}
+		if a := v.AppRole; a != nil {
+			cfg.RoleMount, cfg.RoleID, cfg.SecretIDFile = a.Mount, a.RoleID, a.SecretIDFile
+		}
+		server, err := vault.New(cfg)
+		if err != nil {
+			return r, err
+		}
+		r.vault = server
+	}
+	if b := c.Barbican; b.AuthURL != "" {
+		cloud, err := barbican.New(barbican.Config{
+			AuthURL: b.AuthURL, Username: b.Username, UserDomain: b.UserDomain, Project: b.Project,
+			ProjectDomain: b.ProjectDomain, CredentialID: b.ApplicationCredentialID, PasswordFile: b.PasswordFile,
+			Region: b.Region, Interface: b.Interface, CAFile: b.CAFile,
+		})
+		if err != nil {
+			return r, err
+		}
+		r.barbican = cloud
+	}
+	return r, nil
+}
 
-const (
-	forImage keyUse = iota
-	forCeph
-)
-
-// source is where a key is from. It is not asked yet.
-func (r keyring) source(k *config.Key, _ keyUse) (key.Source, error) {
+// source is where a key is from; usage matters to libvirt only. It is not asked yet.
+func (r keyring) source(k *config.Key, usage libvirt.Usage) (key.Source, error) {
 	var s key.Source
 	switch {
 	case k.File != "":
@@ -42,8 +76,22 @@ func (r keyring) source(k *config.Key, _ keyUse) (key.Source, error) {
 		s = key.SharedFD(*k.FD)
 	case k.Credential != "":
 		s = key.Credential(k.Credential)
+	case len(k.Command) > 0:
+		s = command.Source(k.Command)
+	case k.LibvirtSecret != nil:
+		s = libvirt.Source{
+			Sockets: r.libvirtSockets, URI: r.libvirtURI,
+			UUID: k.LibvirtSecret.UUID, Usage: usage, UsageID: k.LibvirtSecret.Usage,
+		}
+	case k.Vault != nil && r.vault != nil:
+		v := k.Vault
+		s = r.vault.Source(vault.Secret{
+			Mount: v.Mount, Path: v.Path, Field: v.Field, Version: v.Version, Base64: v.Encoding == "base64",
+		})
+	case k.Barbican != nil && r.barbican != nil:
+		s = r.barbican.Source(k.Barbican.Secret, k.Barbican.Encoding == "raw")
 	default:
-		return nil, fmt.Errorf("daemon: %s is no key source of this build", keyName(k))
+		return nil, fmt.Errorf("daemon: key from %s: not configured", keyName(k))
 	}
 	if k.TrimNewline {
 		s = key.TrimNewline{Source: s}
@@ -102,11 +150,11 @@ func (p patient) Passphrase(ctx context.Context) (*secret.Bytes, error) {
 	}
 }
 
-func (d *Daemon) patientSource(k *config.Key, use keyUse, stats *metrics.Export) (key.Source, error) {
+func (d *Daemon) patientSource(k *config.Key, usage libvirt.Usage, stats *metrics.Export) (key.Source, error) {
 	d.mu.Lock()
 	ring := d.keys
 	d.mu.Unlock()
-	s, err := ring.source(k, use)
+	s, err := ring.source(k, usage)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +183,7 @@ func (d *Daemon) gatewayConfig(ctx context.Context, c *config.Export, e *export)
 		out.Zeroes = volume.ZeroesObject
 	}
 	if len(c.Keys) > 0 {
-		if out.Key, err = d.patientSource(&c.Keys[0], forImage, e.stats); err != nil {
+		if out.Key, err = d.patientSource(&c.Keys[0], libvirt.Volume, e.stats); err != nil {
 			return out, err
 		}
 	}
@@ -152,7 +200,7 @@ func (d *Daemon) cephOptions(ctx context.Context, c *config.Export, e *export) (
 		options["mon_host"] = strings.Join(c.Ceph.MonHosts, ",")
 	}
 	if c.Ceph.Key != nil {
-		s, err := d.patientSource(c.Ceph.Key, forCeph, e.stats)
+		s, err := d.patientSource(c.Ceph.Key, libvirt.Ceph, e.stats)
 		if err != nil {
 			return nil, err
 		}

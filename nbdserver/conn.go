@@ -46,6 +46,8 @@ type conn struct {
 
 	// draining: no new requests are to be read. Set once by drain.
 	draining atomic.Bool
+	// detaching: the session is to end between two requests and go on elsewhere.
+	detaching atomic.Bool
 	// deviceNanos is a moving average of how long small requests take, for inline.
 	deviceNanos atomic.Int64
 
@@ -58,13 +60,15 @@ type conn struct {
 		limit int            // read-ahead
 		room  int            // bytes that vec had when it was posted
 		got   int            // bytes of the last fill
-		small [smallReadBytes]byte
-		vec   buffer.Vec
-		out   []byte // replies not yet sent are in its first used bytes
-		used  int
-		arena *buffer.Buffer // of out, or nil while out is few
-		few   [fewBytes]byte // for replies without data, which must not wait for memory
-		bulk  requestList    // large reads in progress, in turn
+		// payload: what is received now belongs to a request whose header is decoded.
+		payload bool
+		small   [smallReadBytes]byte
+		vec     buffer.Vec
+		out     []byte // replies not yet sent are in its first used bytes
+		used    int
+		arena   *buffer.Buffer // of out, or nil while out is few
+		few     [fewBytes]byte // for replies without data, which must not wait for memory
+		bulk    requestList    // large reads in progress, in turn
 	}
 
 	// sender is owned by whoever set sending.

@@ -25,14 +25,17 @@ func (c *conn) serve() error {
 	if ferr := c.flush(); err == nil || errors.Is(err, errDisconnected) {
 		err = errors.Join(err, ferr)
 	}
-	if err != nil && !errors.Is(err, errDisconnected) && !errors.Is(err, errDrained) && !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, errDisconnected) && !errors.Is(err, errDrained) && !errors.Is(err, io.EOF) &&
+		!errors.Is(err, errDetached) {
 		c.fail(err)
 	}
 	c.finishBulk()
 	c.waitIdle()
 	c.reader.used = 0
 	c.cool()
-	c.reader.r = c.reader.w
+	if !errors.Is(err, errDetached) {
+		c.reader.r = c.reader.w
+	}
 	c.dropReadBuffer()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,7 +68,10 @@ func (c *conn) loop() error {
 		if c.draining.Load() {
 			return errDrained
 		}
-		if err := c.fill(true); err != nil {
+		if c.detaching.Load() {
+			return errDetached
+		}
+		if err := c.fill(true); err != nil && !errors.Is(err, errAgain) {
 			return err
 		}
 	}
@@ -161,6 +167,8 @@ func (c *conn) refuse(q *wire.Request, payload uint64, f fault) error {
 // skip drops n bytes of payload.
 func (c *conn) skip(n int) error {
 	rd := &c.reader
+	rd.payload = true
+	defer func() { rd.payload = false }()
 	for n > 0 {
 		have := min(n, rd.w-rd.r)
 		rd.r += have
@@ -254,7 +262,11 @@ func (c *conn) dropReadBuffer() {
 func (c *conn) recv(wait, partial bool) error {
 	rd := &c.reader
 	if c.io.canPoll() {
-		if err := c.io.recv(&rd.vec, false); !wait || !errors.Is(err, errAgain) {
+		err := c.io.recv(&rd.vec, false)
+		if rd.payload && c.detaching.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errAgain // the deadline of detach is not for the rest of a payload
+		}
+		if !wait || !errors.Is(err, errAgain) {
 			return c.recvError(err)
 		}
 	} else if !wait {
@@ -265,18 +277,39 @@ func (c *conn) recv(wait, partial bool) error {
 	}
 	c.cool()
 	if !partial {
-		return c.recvError(c.recvIdle())
+		err := c.recvIdle()
+		if errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load() && !c.detaching.Load() {
+			_ = c.netConn.SetReadDeadline(time.Time{}) // of a detach that was given up
+			return errAgain
+		}
+		return c.recvError(err)
 	}
-	_ = c.netConn.SetReadDeadline(time.Now().Add(c.server.limits.Stall))
-	err := errDrained
-	if !c.draining.Load() {
-		err = c.io.recv(&rd.vec, true)
+	return c.recvPartial(time.Now().Add(c.server.limits.Stall))
+}
+
+// recvPartial waits until deadline for the rest of something. A connection that is to be detached still receives the
+// payload that its client is sending, but not the rest of a header.
+func (c *conn) recvPartial(deadline time.Time) error {
+	rd := &c.reader
+	for {
+		_ = c.netConn.SetReadDeadline(deadline)
+		err := errDrained
+		switch {
+		case c.draining.Load():
+		case c.detaching.Load() && !rd.payload:
+			err = errDetached
+		default:
+			err = c.io.recv(&rd.vec, true)
+		}
+		_ = c.netConn.SetReadDeadline(time.Time{})
+		if c.draining.Load() && err != nil {
+			return errDrained
+		}
+		if rd.payload && c.detaching.Load() && errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
+			continue // it was woken to be detached
+		}
+		return c.recvError(err)
 	}
-	_ = c.netConn.SetReadDeadline(time.Time{})
-	if c.draining.Load() && err != nil {
-		return errDrained
-	}
-	return c.recvError(err)
 }
 
 // recvIdle waits for ever, holding as little as possible.
@@ -298,6 +331,9 @@ func (c *conn) recvError(err error) error {
 	if c.draining.Load() {
 		return errDrained
 	}
+	if c.detaching.Load() && !c.reader.payload {
+		return errDetached
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failed != nil {
@@ -317,6 +353,8 @@ func (c *conn) cool() {
 // recvPayload fills dst from the read buffer and the socket, without a copy for what is still in the socket.
 func (c *conn) recvPayload(dst []byte) error {
 	rd := &c.reader
+	rd.payload = true
+	defer func() { rd.payload = false }()
 	n := copy(dst, rd.buf[rd.r:rd.w])
 	rd.r += n
 	for n < len(dst) {

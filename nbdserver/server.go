@@ -29,6 +29,8 @@ type Server struct {
 
 	mu        sync.Mutex
 	closing   bool
+	detaching bool
+	detached  []*Session
 	listeners map[net.Listener]struct{}
 	conns     map[net.Conn]*conn // nil while negotiating
 	perExport map[string]int
@@ -68,7 +70,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // ServeAt is Serve for a listener with a catalog and TLS of its own. A zero field of e means the server's.
-func (s *Server) ServeAt(ctx context.Context, l net.Listener, e Endpoint) error {
+func (s *Server) ServeAt(ctx context.Context, l net.Listener, e Endpoint) (served error) {
 	if e.Catalog == nil {
 		e.Catalog = s.endpoint.Catalog
 	}
@@ -79,7 +81,7 @@ func (s *Server) ServeAt(ctx context.Context, l net.Listener, e Endpoint) error 
 		_ = l.Close()
 		return ErrServerClosed
 	}
-	defer s.removeListener(l)
+	defer func() { s.removeListener(l, errors.Is(served, ErrDetached)) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
@@ -95,6 +97,8 @@ func (s *Server) ServeAt(ctx context.Context, l net.Listener, e Endpoint) error 
 			continue
 		}
 		switch {
+		case s.isDetaching():
+			return ErrDetached
 		case s.isClosing():
 			conns.Wait() // they drain; ctx must not end before
 			return ErrServerClosed
@@ -131,7 +135,12 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, e Endpoint) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	defer func() { _ = c.Close() }()
+	keep := false
+	defer func() {
+		if !keep {
+			_ = c.Close()
+		}
+	}()
 
 	h := &handshake{server: s, endpoint: e, ctx: ctx, conn: c, plain: c, peer: peerOf(c)}
 	sess, stream, err := h.run()
@@ -139,35 +148,48 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, e Endpoint) {
 		s.logHandshake(h.peer, err)
 		return
 	}
-	s.transmit(ctx, c, stream, h.peer, sess)
+	keep = s.transmit(c, newConn(ctx, s, stream, h.peer, sess))
 }
 
-// transmit serves the transmission phase. raw is the key in the set of connections, stream what to talk over.
-func (s *Server) transmit(ctx context.Context, raw, stream net.Conn, peer *Peer, sess session) {
-	defer s.unclaim(sess.export.Name)
-	t := newConn(ctx, s, stream, peer, sess)
-	t.log.Info("client connected", "size", sess.device.SizeBytes(), "tls", peer.TLS != nil)
+// transmit serves the transmission phase. raw is the key in the set of connections. It returns true if the session was
+// detached, whose connection stays open.
+func (s *Server) transmit(raw net.Conn, t *conn) bool {
+	defer s.unclaim(t.export.Name)
+	t.log.Info("client connected", "size", t.device.SizeBytes(), "tls", t.peer.TLS != nil)
 	start := time.Now()
 	s.mu.Lock()
 	s.conns[raw] = t
-	closing := s.closing
+	closing, detaching := s.closing, s.detaching
 	s.mu.Unlock()
 	if closing {
 		t.drain()
 	}
+	if detaching {
+		t.detach()
+	}
 	err := t.serve()
-	if errors.Is(err, errDisconnected) || errors.Is(err, io.EOF) || errors.Is(err, errDrained) {
+	for errors.Is(err, errDetached) && !s.keepDetached(t) {
+		err = t.serve() // nobody wants it any more
+	}
+	detached := errors.Is(err, errDetached)
+	switch {
+	case detached:
+		t.log.Info("connection handed over", "after", time.Since(start), totals(t.metrics))
+	case errors.Is(err, errDisconnected) || errors.Is(err, io.EOF) || errors.Is(err, errDrained):
 		t.log.Info("connection closed", "reason", err, "after", time.Since(start), totals(t.metrics))
-	} else {
+	default:
 		t.log.Warn("connection lost", "reason", err, "after", time.Since(start), totals(t.metrics))
 	}
 	if t.metrics != nil {
 		t.metrics.Closed()
 	}
-	_ = stream.Close()
-	if err := sess.device.Close(); err != nil {
+	if !detached {
+		_ = t.netConn.Close()
+	}
+	if err := t.device.Close(); err != nil {
 		t.log.Error("cannot close the device", "error", err)
 	}
+	return detached
 }
 
 func (s *Server) logHandshake(peer *Peer, err error) {
@@ -262,11 +284,18 @@ func (s *Server) addListener(l net.Listener) bool {
 		return false
 	}
 	s.listeners[l] = struct{}{}
+	if s.detaching {
+		setDeadline(l, past)
+	} else {
+		setDeadline(l, time.Time{})
+	}
 	return true
 }
 
-func (s *Server) removeListener(l net.Listener) {
-	_ = l.Close()
+func (s *Server) removeListener(l net.Listener, keep bool) {
+	if !keep {
+		_ = l.Close()
+	}
 	s.mu.Lock()
 	delete(s.listeners, l)
 	s.mu.Unlock()

@@ -27,6 +27,8 @@ const (
 type Config struct {
 	Image image.Ref
 	Key   key.Source // nil: there is none
+	// ParentKeys are for the parents of a clone, nearest first; the last key of all serves for the further ones too.
+	ParentKeys []key.Source
 	// Header is the file of a detached header; "": the header is in the image.
 	Header string
 	// KDFMemoryLimitBytes is the most memory that a key derivation may use; 0 is kdf.DefaultMemoryLimitBytes.
@@ -64,6 +66,9 @@ func (c *Config) check() error {
 	}
 	if c.Header != "" && (c.Plain || c.Engine == EngineLibrbd || c.Image.Scheme == image.Mem) {
 		return NewUsageError("%s: a detached header is for images that luksgate decrypts: not with --plain, --engine librbd or mem:", c.Image)
+	}
+	if len(c.ParentKeys) > 0 && (c.Key == nil || c.Plain || c.Image.Scheme != image.RBD) {
+		return NewUsageError("%s: further keys are for the parents of encrypted clones in RBD", c.Image)
 	}
 	if !slices.Contains(rbd.LockModes, c.Lock) {
 		return NewUsageError("lock mode %q: expected cooperative, exclusive or none", c.Lock)

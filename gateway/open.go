@@ -37,9 +37,11 @@ func Open(ctx context.Context, cfg Config) (*Export, error) {
 	o := opener{cfg: cfg, src: src, log: cfg.Logger.With("image", cfg.Image.String())}
 	dev, err := o.device(ctx)
 	if err != nil {
-		return nil, errors.Join(err, src.close())
+		err = errors.Join(err, o.src.close())
+		o.release()
+		return nil, err
 	}
-	return &Export{device: dev, src: src, release: o.release}, nil
+	return &Export{device: dev, src: o.src, release: o.release}, nil
 }
 
 // An opener carries one Open from step to step.
@@ -47,8 +49,16 @@ type opener struct {
 	cfg     Config
 	src     *source
 	log     *slog.Logger
-	release func() // wipes what the device needed
+	ciphers []*xts.Cipher // that the device uses
 	header  io.ReaderAt
+	chain   []*link
+}
+
+// release wipes what the device needed.
+func (o *opener) release() {
+	for _, c := range o.ciphers {
+		c.Release()
+	}
 }
 
 func (o *opener) device(ctx context.Context) (nbdserver.Device, error) {
@@ -79,86 +89,81 @@ func (o *opener) device(ctx context.Context) (nbdserver.Device, error) {
 	for _, w := range header.Warnings {
 		o.log.Warn(w)
 	}
-	if err := o.checkChain(header); err != nil {
+	if err := o.readChain(header); err != nil {
 		return nil, err
 	}
 	if o.cfg.Key == nil {
 		return nil, NewUsageError("%s is a LUKS%d image: name its passphrase with --key-file or --key-fd", o.cfg.Image, header.Version)
 	}
-	passphrase, err := o.cfg.Key.Passphrase(ctx)
+	return o.encrypted(ctx, header)
+}
+
+// encrypted opens an image whose chain is known.
+func (o *opener) encrypted(ctx context.Context, header *luks.Header) (nbdserver.Device, error) {
+	passphrases, err := o.fetch(ctx)
+	defer func() {
+		for _, p := range passphrases {
+			p.Release()
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
-	defer passphrase.Release()
 	warnUnlocked(o.log)
-	if o.cfg.Engine == EngineLibrbd {
-		return o.librbd(header, passphrase)
+	if o.layered() {
+		return o.layeredDevice(ctx, passphrases)
 	}
-	return o.native(ctx, header, passphrase)
+	if err := o.unlockGiven(ctx, passphrases); err != nil {
+		return nil, err
+	}
+	if o.cfg.Engine == EngineLibrbd {
+		return o.librbd(header, passphrases[0])
+	}
+	return o.native(ctx, header, passphrases)
 }
 
 func (o *opener) readOnly() bool { return o.cfg.ReadOnly || o.cfg.Image.Snapshot != "" }
 
-// checkChain makes sure that all bytes that can be seen through the image are encrypted with its volume key. A clone
-// without a header of its own shows its parent's, so the same UUID means the same key.
-func (o *opener) checkChain(header *luks.Header) error {
-	if header.CloneMagic {
-		return fmt.Errorf("%s: %w: it is a clone that was formatted with a key of its own", o.cfg.Image, luks.ErrUnsupported)
-	}
-	if o.src.info == nil || o.src.info.Parent == nil {
-		return nil
-	}
-	for parent := o.src.info.Parent; parent != nil; parent = parent.Parent {
-		ref, err := image.ParseRef(parent.Name)
-		if err != nil {
-			return err
-		}
-		theirs, err := o.src.headerOf(ref)
-		if err != nil && !errors.Is(err, luks.ErrNotLUKS) {
-			return fmt.Errorf("%s: its parent %s: %w", o.cfg.Image, ref, err)
-		}
-		if err != nil && header.Detached {
-			continue // what the header says goes for the whole chain
-		}
-		if err != nil || theirs.UUID != header.UUID || theirs.DataOffsetBytes != header.DataOffsetBytes {
-			return fmt.Errorf("%s: %w: its parent %s is not encrypted with the same volume key", o.cfg.Image, luks.ErrUnsupported, ref)
-		}
-	}
-	return nil
-}
-
-func (o *opener) native(ctx context.Context, header *luks.Header, passphrase *secret.Bytes) (nbdserver.Device, error) {
-	vk, err := header.Unlock(ctx, o.header, passphrase, luks.UnlockOptions{KDFMemoryLimitBytes: o.cfg.KDFMemoryLimitBytes})
+func (o *opener) native(ctx context.Context, header *luks.Header, passphrases []*secret.Bytes) (nbdserver.Device, error) {
+	vk, err := o.unlock(ctx, 0, passphrases)
 	if err != nil {
-		return nil, unlockError(o.cfg.headerName(), o.cfg.Key, err, passphrase)
+		return nil, err
 	}
 	defer vk.Key.Release()
-	geo, err := volume.NewGeometry(o.src.store.SizeBytes(), header.DataOffsetBytes, header.DataLengthBytes,
+	vol, err := o.volume(o.src.store, header, vk, o.readOnly())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o.cfg.Image, err)
+	}
+	return newVolumeDevice(vol, o.readOnly()), nil
+}
+
+// volume is the plaintext of one store of the chain. Its key is wiped with the opener's release.
+func (o *opener) volume(store volume.Store, header *luks.Header, vk *luks.VolumeKey, readOnly bool) (*volume.Volume, error) {
+	geo, err := volume.NewGeometry(store.SizeBytes(), header.DataOffsetBytes, header.DataLengthBytes,
 		header.SectorBytes, header.IVOffset)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", o.cfg.Image, luks.ErrDamaged, err)
+		return nil, fmt.Errorf("%w: %w", luks.ErrDamaged, err)
 	}
 	cipher, err := xts.New(vk.Key.Bytes(), header.SectorBytes)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", o.cfg.Image, err)
+		return nil, err
 	}
-	vol, err := volume.New(o.src.store, cipher, pool(), volume.Options{
-		Geometry: geo, Holes: o.cfg.Holes, Zeroes: o.cfg.Zeroes, ReadOnly: o.readOnly(),
-		Shared: o.src.rbd != nil && o.src.rbd.Shared(),
+	o.ciphers = append(o.ciphers, cipher)
+	vol, err := volume.New(store, cipher, pool(), volume.Options{
+		Geometry: geo, Holes: o.cfg.Holes, Zeroes: o.cfg.Zeroes, ReadOnly: readOnly,
+		Shared: !readOnly && o.src.rbd != nil && o.src.rbd.Shared(),
 	})
 	if err != nil {
-		cipher.Release()
-		return nil, fmt.Errorf("%s: %w", o.cfg.Image, err)
+		return nil, err
 	}
-	o.release = cipher.Release
-	if header.DataLengthBytes == 0 {
+	if header.DataLengthBytes == 0 && store == o.src.store {
 		o.src.whenResized(func() {
 			if err := vol.Resize(); err != nil {
 				o.log.Error("the image's new size does not fit its header", "error", err)
 			}
 		})
 	}
-	return newVolumeDevice(vol, o.readOnly()), nil
+	return vol, nil
 }
 
 func (o *opener) librbd(header *luks.Header, passphrase *secret.Bytes) (nbdserver.Device, error) {
@@ -172,13 +177,17 @@ func (o *opener) librbd(header *luks.Header, passphrase *secret.Bytes) (nbdserve
 		}
 		return nil, unlockError(o.cfg.headerName(), o.cfg.Key, err, passphrase)
 	}
+	o.warnErasureCode()
+	dev := newPlainDevice(o.src.store, o.readOnly(), false)
+	dev.foreign = true
+	return dev, nil
+}
+
+func (o *opener) warnErasureCode() {
 	if o.src.rbd.OnErasureCode() {
 		o.log.Warn("the data are in an erasure-coded pool: there librbd's engine reads noise from holes inside objects, " +
 			"where the native engine reads zeros")
 	}
-	dev := newPlainDevice(o.src.store, o.readOnly(), false)
-	dev.foreign = true
-	return dev, nil
 }
 
 // unlockError names the header and where the passphrase is from, and knows the usual mistake.

@@ -207,6 +207,11 @@ func (v *Volume) writable(offsetBytes, lengthBytes int64) error {
 	return v.check(offsetBytes, lengthBytes)
 }
 
+// Check tells whether a range lies inside the device, in an error that wraps EIO.
+func (v *Volume) Check(offsetBytes, lengthBytes int64) error {
+	return v.check(offsetBytes, lengthBytes)
+}
+
 func (v *Volume) check(offsetBytes, lengthBytes int64) error {
 	size := v.size.Load()
 	if offsetBytes < 0 || lengthBytes < 0 || offsetBytes > size || lengthBytes > size-offsetBytes {

@@ -137,21 +137,36 @@ func TestSnapshotAndClone(t *testing.T) {
 	}
 }
 
-// TestOwnKeyCloneIsRefused formats a clone of a plaintext image behind librbd's back: showing the parent's plaintext
-// through the clone's key would be noise.
-func TestOwnKeyCloneIsRefused(t *testing.T) {
+// TestOwnKeyCloneBeforeCeph18 gives a clone of a plaintext image a header and some data of its own behind librbd's back:
+// its own objects are encrypted, and the parent's plaintext shows where there are none. Writing is refused where librbd
+// has no engine for it.
+func TestOwnKeyCloneBeforeCeph18(t *testing.T) {
 	testenv.CephConf(t)
-	parent := testenv.NewImage(t, 24)
+	golden := randomBytes(28<<20, 61)
+	file := testenv.WriteFile(t, filepath.Join(t.TempDir(), "golden"), golden)
+	parent := testenv.Pool + "/" + testenv.UniqueName(t)
+	testenv.RBD(t, "import", "--no-progress", file, parent)
+	testenv.OwnImage(t, parent)
 	testenv.RBD(t, "snap", "create", "--no-progress", parent+"@s")
-	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: make([]byte, 1<<20)})
+	own := randomBytes(4<<20, 62)
+	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: own})
 	clone := testenv.Pool + "/" + testenv.UniqueName(t)
 	testenv.RBD(t, "clone", "--rbd-default-clone-format", "2", parent+"@s", clone)
 	testenv.OwnImage(t, clone)
+	// Every object of the header, and the first of the data, in whole.
 	g := export(t, "rbd:"+clone, "--plain")
 	testenv.Run(t, "nbdcopy", luks.Path, g.uri)
 	g.stop(t)
-	r := luksgate(t, "export", "rbd:"+clone, "--key-file", luks.PassphrasePath, "--socket", g.socket)
-	if r.ExitCode != exitNotLUKS || !strings.Contains(r.Stderr, "same volume key") {
+
+	model := append(append([]byte{}, own...), golden[4<<20:12<<20]...)
+	testenv.RBD(t, "snap", "create", "--no-progress", clone+"@s")
+	for _, spec := range []string{clone, clone + "@s"} {
+		g := export(t, "rbd:"+spec, "--key-file", luks.PassphrasePath, "--read-only", "--engine", "native")
+		sameAs(t, spec, g.uri, model)
+		g.stop(t)
+	}
+	r := luksgate(t, "export", "rbd:"+clone, "--key-file", luks.PassphrasePath, "--engine", "native", "--socket", g.socket)
+	if r.ExitCode != exitNotLUKS || !strings.Contains(r.Stderr, "--read-only serves it") {
 		t.Errorf("want exit code %d\n%s", exitNotLUKS, r)
 	}
 }

@@ -40,7 +40,8 @@ func (f *cephFlags) config() rbd.Config {
 // keyFlags say where a passphrase is.
 type keyFlags struct {
 	prefix string // of the flags' names
-	file   string
+	files  []string
+	chain  bool // several files are the keys of a chain of clones
 	fd     int
 	trim   bool
 }
@@ -50,14 +51,18 @@ func (f *keyFlags) add(fs *pflag.FlagSet) { f.addAs(fs, "", "the passphrase") }
 // addAs adds the flags with a prefix to their names, for the passphrase that is called what.
 func (f *keyFlags) addAs(fs *pflag.FlagSet, prefix, what string) {
 	f.prefix = "--" + prefix
-	fs.StringVar(&f.file, prefix+"key-file", "", "file with "+what+", all its bytes as they are")
+	text := "file with " + what + ", all its bytes as they are"
+	if f.chain {
+		text += "; given several times: for a clone, then its parent and so on, the last for all further ones"
+	}
+	fs.StringArrayVar(&f.files, prefix+"key-file", nil, text)
 	fs.IntVar(&f.fd, prefix+"key-fd", -1, "inherited file descriptor to read "+what+" from")
 	fs.BoolVar(&f.trim, prefix+"key-trim-newline", false,
 		"drop one newline at the end of "+what+", as rbd tools before Ceph 18 did")
 }
 
 // given tells whether there is a flag that names a source.
-func (f *keyFlags) given() bool { return f.file != "" || f.fd >= 0 }
+func (f *keyFlags) given() bool { return len(f.files) > 0 || f.fd >= 0 }
 
 // source returns where the passphrase comes from: the flags, else a person at the terminal, else nowhere (nil).
 func (f *keyFlags) source(s std, ref image.Ref) (key.Source, error) {
@@ -75,13 +80,16 @@ func (f *keyFlags) newSource(s std, ref image.Ref) (key.Source, error) {
 
 // ask puts a question where no flag is the answer.
 func (f *keyFlags) ask(s std, question string, twice bool) (key.Source, error) {
-	if f.file != "" && f.fd >= 0 {
+	if len(f.files) > 0 && f.fd >= 0 {
 		return nil, usage("%[1]skey-file and %[1]skey-fd exclude each other", f.prefix)
+	}
+	if len(f.files) > 1 && !f.chain {
+		return nil, usage("%skey-file: one is enough here", f.prefix)
 	}
 	var source key.Source
 	switch in, ok := isTerminal(s.in); {
-	case f.file != "":
-		source = key.File(f.file)
+	case len(f.files) > 0:
+		source = key.File(f.files[0])
 	case f.fd >= 0:
 		source = key.FD(f.fd)
 	case ok:
@@ -89,10 +97,25 @@ func (f *keyFlags) ask(s std, question string, twice bool) (key.Source, error) {
 	default:
 		return nil, nil
 	}
+	return f.trimmed(source), nil
+}
+
+func (f *keyFlags) trimmed(source key.Source) key.Source {
 	if f.trim {
-		source = key.TrimNewline{Source: source}
+		return key.TrimNewline{Source: source}
 	}
-	return source, nil
+	return source
+}
+
+// parents are the sources of the passphrases of a clone's parents.
+func (f *keyFlags) parents() []key.Source {
+	var all []key.Source
+	for i, file := range f.files {
+		if i > 0 {
+			all = append(all, f.trimmed(key.File(file)))
+		}
+	}
+	return all
 }
 
 // headerFlags say where a header is and what it may cost to open.
@@ -139,6 +162,7 @@ type imageFlags struct {
 }
 
 func (f *imageFlags) add(fs *pflag.FlagSet) {
+	f.key.chain = true
 	f.key.add(fs)
 	f.header.addFile(fs)
 	f.header.addMemory(fs)
@@ -188,6 +212,7 @@ func (f *imageFlags) config(s std, arg string, log *slog.Logger) (gateway.Config
 		return cfg, usage("--zeroes %q: expected object, encrypt or punch", f.zeroes)
 	}
 	cfg.Key, err = f.key.source(s, ref)
+	cfg.ParentKeys = f.key.parents()
 	return cfg, err
 }
 

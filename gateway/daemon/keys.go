@@ -182,9 +182,15 @@ func (d *Daemon) gatewayConfig(ctx context.Context, c *config.Export, e *export)
 	default:
 		out.Zeroes = volume.ZeroesObject
 	}
-	if len(c.Keys) > 0 {
-		if out.Key, err = d.patientSource(&c.Keys[0], libvirt.Volume, e.stats); err != nil {
+	for i := range c.Keys {
+		source, err := d.patientSource(&c.Keys[i], libvirt.Volume, e.stats)
+		if err != nil {
 			return out, err
+		}
+		if i == 0 {
+			out.Key = source
+		} else {
+			out.ParentKeys = append(out.ParentKeys, source)
 		}
 	}
 	if ref.Scheme == image.RBD {

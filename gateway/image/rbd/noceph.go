@@ -66,5 +66,32 @@ func (*Image) Err() error { panic("BUG: no image in this build") }
 // LoadEncryption is never reached.
 func (*Image) LoadEncryption(int, *secret.Bytes) error { panic("BUG: no image in this build") }
 
+// HasLayeredEncryption is false: there is no librbd.
+func HasLayeredEncryption() bool { return false }
+
+// LoadLayeredEncryption is never reached.
+func (*Image) LoadLayeredEncryption([]*secret.Bytes) error { panic("BUG: no image in this build") }
+
+// Objects cannot be had in this build.
+type Objects struct{}
+
+// Objects is never reached.
+func (*Image) Objects() (*Objects, error) { panic("BUG: no image in this build") }
+
+// ObjectBytes is never reached.
+func (*Objects) ObjectBytes() int64 { panic("BUG: no image in this build") }
+
+// Exists is never reached.
+func (*Objects) Exists(int64) (bool, error) { panic("BUG: no image in this build") }
+
+// OverlapBytes is never reached.
+func (*Objects) OverlapBytes() (int64, error) { panic("BUG: no image in this build") }
+
+// Fixed is never reached.
+func (*Objects) Fixed() bool { panic("BUG: no image in this build") }
+
+// Close is never reached.
+func (*Objects) Close() error { panic("BUG: no image in this build") }
+
 // Close is never reached.
 func (*Image) Close() error { panic("BUG: no image in this build") }

@@ -156,6 +156,34 @@ int lg_encryption_load(rbd_image_t image, int luks_version, const char *passphra
 	return load(image, luks_version - 1, &o, sizeof o);
 }
 
+// As in librbd.h of Ceph 18 and later.
+struct luks_any_options {
+	const char *passphrase;
+	size_t passphrase_size;
+};
+struct encryption_spec {
+	int format;
+	void *opts;
+	size_t opts_size;
+};
+enum { FORMAT_LUKS_ANY = 2, MAX_SPECS = 64 };
+
+int lg_encryption_load2(rbd_image_t image, const char *const *passphrases, const size_t *bytes, size_t count)
+{
+	int (*load)(rbd_image_t, const struct encryption_spec *, size_t) = dlsym(RTLD_DEFAULT, "rbd_encryption_load2");
+	struct luks_any_options o[MAX_SPECS];
+	struct encryption_spec specs[MAX_SPECS];
+	if (!load)
+		return -ENOSYS;
+	if (count > MAX_SPECS)
+		return -EINVAL;
+	for (size_t i = 0; i < count; i++) {
+		o[i] = (struct luks_any_options){ passphrases[i], bytes[i] };
+		specs[i] = (struct encryption_spec){ FORMAT_LUKS_ANY, &o[i], sizeof o[i] };
+	}
+	return load(image, specs, count);
+}
+
 struct extent_list {
 	lg_extent *ext;
 	int count, max;

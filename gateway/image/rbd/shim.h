@@ -54,6 +54,10 @@ int lg_has(const char *function);
 // luks_version is 1 or 2.
 int lg_encryption_load(rbd_image_t image, int luks_version, const char *passphrase, size_t passphrase_bytes);
 
+// lg_encryption_load2 is rbd_encryption_load2 (Ceph 18), looked up at run time: -ENOSYS where this librbd has none. The
+// passphrases are the image's, its parent's and so on; each opens LUKS1 and LUKS2.
+int lg_encryption_load2(rbd_image_t image, const char *const *passphrases, const size_t *bytes, size_t count);
+
 // An allocated run of bytes.
 typedef struct lg_extent {
 	uint64_t offset;

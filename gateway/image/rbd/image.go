@@ -205,9 +205,12 @@ func (m *Image) do(op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int6
 	}
 	n, err := m.cluster.queue.do(m.handle, op, iov, offsetBytes, lengthBytes)
 	if err != nil {
-		err = m.monitor.explain(err)
+		return n, m.monitor.explain(err)
 	}
-	return n, err
+	if op != C.LG_READ {
+		m.monitor.afterWrite()
+	}
+	return n, nil
 }
 
 // CompareAndWrite implements volume.Swapper. librbd 16 takes no more than 512 bytes.

@@ -15,8 +15,8 @@ import (
 
 const (
 	monitorEvery = time.Second
-	// lockCheckEvery is how often at most writes look whether the lock is still ours.
-	lockCheckEvery = 5 * time.Millisecond
+	// lockCheckPause is how long there was no write before one looks whether the lock is still ours.
+	lockCheckPause = 200 * time.Millisecond
 	// SlowAfter is how long a request waits for the cluster until that is said.
 	SlowAfter = 10 * time.Second
 	// passesToWarn is how many times the lock goes away until that is called two writers at work.
@@ -32,9 +32,10 @@ type monitor struct {
 	taken, lost atomic.Uint64
 	waiting     atomic.Int64
 
-	lockMu      sync.Mutex
-	owner       bool         // whether the lock was ours when we last looked; under lockMu
-	lockChecked atomic.Int64 // when that was, since epoch
+	lockMu    sync.Mutex
+	owner     bool         // whether the lock was ours when we last looked; under lockMu
+	lastWrite atomic.Int64 // when the last write began, since epoch
+	wrote     atomic.Bool  // a write has succeeded since then, so the lock was ours
 
 	mu    sync.Mutex
 	cause error         // why the image is dead
@@ -107,16 +108,24 @@ func (w *monitor) checkWaiting() {
 	}
 }
 
-// beforeWrite looks whether the lock is still ours, from time to time: a lock that another client borrowed between two
-// of our writes would be ours again by the next tick.
+// beforeWrite looks whether the lock is still ours at the first write after a pause: another client may have borrowed it
+// meanwhile, and by the next tick it would be ours again. Asking costs a round trip, so a busy writer is left to the
+// ticks, and where somebody asks already (the cluster may not answer), nobody waits for it.
 func (w *monitor) beforeWrite() {
 	if w == nil || !w.m.hasLock || w.m.opts.ReadOnly {
 		return
 	}
 	now := int64(time.Since(epoch))
-	last := w.lockChecked.Load()
-	if now-last > int64(lockCheckEvery) && w.lockChecked.CompareAndSwap(last, now) {
-		w.checkLock()
+	if now-w.lastWrite.Swap(now) > int64(lockCheckPause) && w.lockMu.TryLock() {
+		w.checkLockLocked()
+		w.lockMu.Unlock()
+	}
+}
+
+// afterWrite notes that a write succeeded, as it does only with the lock.
+func (w *monitor) afterWrite() {
+	if w != nil && !w.wrote.Load() {
+		w.wrote.Store(true)
 	}
 }
 
@@ -124,16 +133,21 @@ func (w *monitor) beforeWrite() {
 func (w *monitor) checkLock() {
 	w.lockMu.Lock()
 	defer w.lockMu.Unlock()
+	w.checkLockLocked()
+}
+
+func (w *monitor) checkLockLocked() {
 	now, err := w.m.ownsLock()
 	if err != nil {
 		_ = w.explain(err)
 		return
 	}
+	had := w.wrote.Swap(false) || w.owner
 	switch {
 	case now && !w.owner:
 		w.taken.Add(1)
 		w.m.opts.Logger.Debug("took the exclusive lock")
-	case w.owner && !now:
+	case had && !now:
 		w.lockGone()
 	}
 	w.owner = now

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -131,10 +132,17 @@ func (s *Server) Reattach() {
 	s.detaching = false
 }
 
-func (s *Server) isDetaching() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.detaching
+// waitRest waits until all connections are detached, and returns true, or until that is given up.
+func (s *Server) waitRest() bool {
+	for {
+		s.mu.Lock()
+		detaching, n := s.detaching, len(s.conns)
+		s.mu.Unlock()
+		if !detaching || n == 0 {
+			return detaching
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // keepDetached takes a connection that has stopped; it tells whether anybody wants it.
@@ -244,6 +252,16 @@ func (s *Server) ServeSession(ctx context.Context, m *Session, d Device) error {
 	t.reader.w = copy(t.reader.buf, m.Unread)
 	s.transmit(m.Conn, t)
 	return nil
+}
+
+// AdoptUnixListener gives a listening socket that another process made its name back, which Close will remove.
+func AdoptUnixListener(l *net.UnixListener, path string) *UnixListener {
+	l.SetUnlinkOnClose(false)
+	u := &UnixListener{UnixListener: l, path: path}
+	if info, err := os.Lstat(path); err == nil {
+		u.info = info
+	}
+	return u
 }
 
 // setDeadline sets the deadline of Accept where the listener has one.

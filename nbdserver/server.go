@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -97,8 +98,12 @@ func (s *Server) ServeAt(ctx context.Context, l net.Listener, e Endpoint) (serve
 			continue
 		}
 		switch {
-		case s.isDetaching():
-			return ErrDetached
+		case errors.Is(err, os.ErrDeadlineExceeded): // of Detach
+			if s.waitRest() {
+				return ErrDetached
+			}
+			setDeadline(l, time.Time{})
+			continue
 		case s.isClosing():
 			conns.Wait() // they drain; ctx must not end before
 			return ErrServerClosed

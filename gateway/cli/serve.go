@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -61,7 +62,7 @@ func serve(ctx context.Context, s std, path string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	d, err := daemon.New(daemon.Options{
-		Path: path, Config: cfg, Logger: log, Level: level,
+		Path: path, Config: cfg, Logger: log, Level: level, Handover: predecessor(),
 		Build: metrics.Build{Version: Version, Go: runtime.Version(), Librbd: rbd.Version(), Kernel: xts.Kernel()},
 	})
 	if err != nil {
@@ -76,6 +77,17 @@ func serve(ctx context.Context, s std, path string) error {
 		}
 	}()
 	return d.Run(ctx)
+}
+
+// predecessor is the connection to the process whose work this one takes over, or nil.
+func predecessor() *os.File {
+	fd, err := strconv.Atoi(os.Getenv(daemon.EnvHandover))
+	_ = os.Unsetenv(daemon.EnvHandover)
+	if err != nil || fd < 3 {
+		return nil
+	}
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "predecessor")
 }
 
 // daemonLogger logs as the configuration says. The level may be changed later.

@@ -34,6 +34,7 @@ func (d *Daemon) startAdmin(passed *passedSockets) error {
 	if err != nil {
 		return err
 	}
+	d.own[w.key()] = l
 	d.admin = d.serveHTTP(l, d.adminHandler())
 	if address := d.config.Metrics.Address; address != "" {
 		w := wish{network: "tcp", address: address}
@@ -41,6 +42,7 @@ func (d *Daemon) startAdmin(passed *passedSockets) error {
 		if err != nil {
 			return err
 		}
+		d.own[w.key()] = l
 		mux := http.NewServeMux()
 		d.observe(mux)
 		d.tcp = d.serveHTTP(l, mux)
@@ -141,6 +143,14 @@ func (d *Daemon) adminHandler() http.Handler {
 			return
 		}
 		answer(w, http.StatusOK, change)
+	})
+	mux.HandleFunc("POST /v1/upgrade", func(w http.ResponseWriter, r *http.Request) {
+		u, err := d.Upgrade(r.FormValue("cut") == "true")
+		if err != nil {
+			refuse(w, http.StatusConflict, err)
+			return
+		}
+		answer(w, http.StatusOK, u)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("admin: there is no %s %s", r.Method, r.URL.Path))

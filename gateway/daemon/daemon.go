@@ -22,7 +22,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -44,6 +46,8 @@ type Options struct {
 	// Level is set by a reload; nil is allowed.
 	Level *slog.LevelVar
 	Build metrics.Build
+	// Handover is the connection to the process whose work this one takes over; nil if there is none.
+	Handover *os.File
 	// Load reads Path again; nil means config.Load.
 	Load func(path string) (*config.File, error)
 }
@@ -62,7 +66,11 @@ type Daemon struct {
 
 	server *nbdserver.Server
 	admin  *http.Server
-	tcp    *http.Server // metrics for the network, or nil
+	tcp    *http.Server            // metrics for the network, or nil
+	own    map[string]net.Listener // of admin and tcp, by key
+
+	handover *os.File
+	gone     chan struct{} // closed when a successor has taken over
 
 	ctx    context.Context // of everything that goes on in the background
 	cancel context.CancelFunc
@@ -84,7 +92,8 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{
 		path: o.Path, load: o.Load, log: o.Logger, level: o.Level, build: o.Build, started: time.Now(), config: o.Config,
-		exports: map[string]*export{}, listeners: map[string]*listener{},
+		exports: map[string]*export{}, listeners: map[string]*listener{}, own: map[string]net.Listener{},
+		handover: o.Handover, gone: make(chan struct{}),
 		notify: newNotifier(),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -127,7 +136,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.becomeReady()
 	d.tasks.Go(func() { d.notify.watchdog(d.ctx, d.alive) })
-	<-ctx.Done()
+	select {
+	case <-d.gone:
+		return d.leave()
+	case <-ctx.Done():
+	}
 	d.log.Info("stopping: finishing what is under way")
 	d.notify.send("STOPPING=1")
 	return d.stop()
@@ -140,6 +153,13 @@ func (d *Daemon) start() error {
 		return err
 	}
 	defer passed.close()
+	var taken *takeover
+	if d.handover != nil {
+		if taken, err = d.takeOver(passed); err != nil {
+			passed.keepNames() // they are the predecessor's, which goes on
+			return err
+		}
+	}
 	if err := d.startAdmin(passed); err != nil {
 		return err
 	}
@@ -149,6 +169,7 @@ func (d *Daemon) start() error {
 		d.log.Error("a socket is missing; it is tried again", "error", err)
 	}
 	d.tasks.Go(d.retryListeners)
+	taken.serve(d)
 	return nil
 }
 

@@ -78,11 +78,18 @@ func (e *export) info() nbdserver.ExportInfo {
 }
 
 // acquire returns the device for one user, opening the image if it is not open. Closing the device gives it back.
-func (e *export) acquire(ctx context.Context) (nbdserver.Device, error) {
+func (e *export) acquire(ctx context.Context) (nbdserver.Device, error) { return e.get(ctx, false) }
+
+// acquireAnyway is acquire for clients that were there before, whom a drain does not concern.
+func (e *export) acquireAnyway(ctx context.Context) (nbdserver.Device, error) {
+	return e.get(ctx, true)
+}
+
+func (e *export) get(ctx context.Context, anyway bool) (nbdserver.Device, error) {
 	for {
 		e.mu.Lock()
 		switch {
-		case e.ended || e.drained:
+		case e.ended || e.drained && !anyway:
 			e.mu.Unlock()
 			return nil, errDraining
 		case e.image != nil && e.closing == nil && e.image.export.Err() == nil:

@@ -152,7 +152,7 @@ func (d *Daemon) serve(l *listener) {
 	d.tasks.Go(func() {
 		defer close(l.done)
 		err := d.server.ServeAt(d.ctx, l.inner, nbdserver.Endpoint{Catalog: l.view, TLS: l.tls})
-		if err != nil && !errors.Is(err, nbdserver.ErrServerClosed) && !errors.Is(err, net.ErrClosed) && d.ctx.Err() == nil {
+		if err != nil && !errors.Is(err, nbdserver.ErrServerClosed) && !errors.Is(err, nbdserver.ErrDetached) && !errors.Is(err, net.ErrClosed) && d.ctx.Err() == nil {
 			d.log.Error("no more clients are accepted", "socket", l.key, "error", err)
 		}
 	})
@@ -267,6 +267,15 @@ func (p *passedSockets) take(key string) net.Listener {
 	l := p.by[key]
 	delete(p.by, key)
 	return l
+}
+
+// keepNames makes close leave the names of sockets in place.
+func (p *passedSockets) keepNames() {
+	for _, l := range p.by {
+		if u, ok := l.(*nbdserver.UnixListener); ok {
+			u.Keep()
+		}
+	}
 }
 
 // close closes what nobody took.

@@ -94,10 +94,11 @@ func (c *Client) Reload(ctx context.Context) (Change, error) {
 	return out, c.do(ctx, http.MethodPost, "/v1/reload", nil, &out)
 }
 
-// Upgrade has the daemon hand over to a new process.
-func (c *Client) Upgrade(ctx context.Context) (Upgrade, error) {
+// Upgrade has the daemon hand over to a new process. With cut, clients that cannot be handed over (TLS) are disconnected;
+// else they are a reason not to.
+func (c *Client) Upgrade(ctx context.Context, cut bool) (Upgrade, error) {
 	var out Upgrade
-	return out, c.do(ctx, http.MethodPost, "/v1/upgrade", nil, &out)
+	return out, c.do(ctx, http.MethodPost, "/v1/upgrade"+query("cut", cut), nil, &out)
 }
 
 // Version says which daemon answers.

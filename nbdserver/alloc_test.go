@@ -27,9 +27,10 @@ func newExchange(c *client, command uint16, n, depth int) *exchange {
 		q := wire.Request{Command: command, Cookie: uint64(i), OffsetBytes: uint64(i * n), LengthBytes: uint64(n)}
 		var payload []byte
 		size += wire.SimpleReplyBytes
-		if command == wire.CmdWrite {
+		switch command {
+		case wire.CmdWrite:
 			payload = noise(1, n)
-		} else if command == wire.CmdRead {
+		case wire.CmdRead:
 			size += n
 		}
 		x.requests = append(x.requests, c.encode(q, payload)...)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
@@ -199,7 +200,7 @@ func TestDetachKeepsListeners(t *testing.T) {
 	if _, err := a.Detach(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-served; err != nbdserver.ErrDetached {
+	if err := <-served; !errors.Is(err, nbdserver.ErrDetached) {
 		t.Fatalf("Serve: %v", err)
 	}
 	waiting, err := net.Dial("unix", l.Addr().String()) // nobody accepts now, but it is not refused

@@ -86,8 +86,8 @@ func (s *socket) doRecv(fd uintptr) bool {
 		case err == nil:
 			op.err = nil
 			return true
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
 			op.err = errAgain
 			return !op.wait
 		default:
@@ -110,9 +110,9 @@ func (s *socket) doSend(fd uintptr) bool {
 	op := &s.out
 	for op.vec.Bytes() > 0 {
 		_, err := op.vec.Send(int(fd))
-		switch err {
-		case nil, unix.EINTR:
-		case unix.EAGAIN:
+		switch {
+		case err == nil, errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
 			op.err = errAgain
 			return !op.wait
 		default:

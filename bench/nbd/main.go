@@ -8,10 +8,13 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 )
 
 // workload is one fio job.
@@ -46,7 +49,10 @@ func main() {
 	servers := flag.String("servers", "", "only these servers, comma-separated")
 	check := flag.Bool("check", false, "exit with 1 when a goal is missed")
 	flag.Parse()
-	missed, err := bench(*rounds, *seconds, *only, *servers)
+	// A signal ends the servers and removes their images, which are in memory.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	missed, err := bench(ctx, *rounds, *seconds, *only, *servers)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/nbd:", err)
 		os.Exit(1)

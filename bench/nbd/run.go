@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -29,13 +30,13 @@ func (s *series) add(x sample) {
 }
 
 // bench runs all workloads and returns how many goals were missed.
-func bench(rounds, seconds int, only, servers string) (int, error) {
+func bench(ctx context.Context, rounds, seconds int, only, servers string) (int, error) {
 	dir, err := os.MkdirTemp("/dev/shm", "luksgate-bench-")
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	list, stop, err := startAll(dir, servers)
+	list, stop, err := startAll(ctx, dir, servers)
 	if err != nil {
 		return 0, err
 	}
@@ -48,7 +49,7 @@ func bench(rounds, seconds int, only, servers string) (int, error) {
 		results := make([]series, len(list))
 		for range rounds {
 			for i, c := range list {
-				x, err := c.fio(w, seconds)
+				x, err := c.fio(ctx, w, seconds)
 				if err != nil {
 					return missed, fmt.Errorf("%s, %s: %w", c.name, w, err)
 				}
@@ -61,12 +62,12 @@ func bench(rounds, seconds int, only, servers string) (int, error) {
 }
 
 // fio runs one workload against one server.
-func (c *contestant) fio(w workload, seconds int) (sample, error) {
+func (c *contestant) fio(ctx context.Context, w workload, seconds int) (sample, error) {
 	before, err := c.cpuSeconds()
 	if err != nil {
 		return sample{}, err
 	}
-	cmd := exec.Command("fio", "--name=x", "--ioengine=nbd", "--uri="+c.uri(), "--rw="+w.rw, "--bs="+w.block,
+	cmd := exec.CommandContext(ctx, "fio", "--name=x", "--ioengine=nbd", "--uri="+c.uri(), "--rw="+w.rw, "--bs="+w.block,
 		fmt.Sprintf("--iodepth=%d", w.depth), fmt.Sprintf("--size=%d", sizeBytes), "--time_based", "--randrepeat=0",
 		fmt.Sprintf("--runtime=%d", seconds), "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json")
 	out, err := cmd.Output()

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type contestant struct {
 func (c *contestant) uri() string { return "nbd+unix:///?socket=" + c.socket }
 
 // startAll starts the servers and fills them with the same random bytes, because zeros are a special case for some.
-func startAll(dir, wanted string) ([]*contestant, func(), error) {
+func startAll(ctx context.Context, dir, wanted string) ([]*contestant, func(), error) {
 	pattern := filepath.Join(dir, "pattern")
 	raw := filepath.Join(dir, "raw")
 	if err := fill(pattern, raw); err != nil {
@@ -51,7 +52,7 @@ func startAll(dir, wanted string) ([]*contestant, func(), error) {
 			return []string{filepath.Join(dir, "gonbdserver"), "-socket", s, "-size", size}
 		}},
 	}
-	if err := build(dir); err != nil {
+	if err := build(ctx, dir); err != nil {
 		return nil, nil, err
 	}
 	var list []*contestant
@@ -67,14 +68,14 @@ func startAll(dir, wanted string) ([]*contestant, func(), error) {
 		}
 		c := &contestant{name: x.name, socket: filepath.Join(dir, x.name+".sock")}
 		argv := x.args(c.socket)
-		c.cmd = exec.Command(argv[0], argv[1:]...)
+		c.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 		c.cmd.Stderr = &c.stderr
 		if err := c.cmd.Start(); err != nil {
 			stop()
 			return nil, nil, fmt.Errorf("start %s: %w", x.name, err)
 		}
 		list = append(list, c)
-		if err := c.ready(pattern); err != nil {
+		if err := c.ready(ctx, pattern); err != nil {
 			stop()
 			return nil, nil, err
 		}
@@ -103,9 +104,9 @@ func fill(pattern, raw string) error {
 }
 
 // build builds the Go servers into dir.
-func build(dir string) error {
+func build(ctx context.Context, dir string) error {
 	for _, name := range []string{"memserver", "gonbdserver"} {
-		out, err := exec.Command("go", "build", "-o", dir+"/", "./bench/nbd/"+name).CombinedOutput()
+		out, err := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./bench/nbd/"+name).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("build %s: %w\n%s", name, err, out)
 		}
@@ -115,7 +116,7 @@ func build(dir string) error {
 
 // ready waits for the socket and copies the pattern into the export (go-nbd's client side of that is fio, because its
 // server does not speak to nbdcopy's liking).
-func (c *contestant) ready(pattern string) error {
+func (c *contestant) ready(ctx context.Context, pattern string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		conn, err := net.Dial("unix", c.socket)
@@ -123,12 +124,12 @@ func (c *contestant) ready(pattern string) error {
 			_ = conn.Close()
 			break
 		}
-		if time.Now().After(deadline) {
+		if ctx.Err() != nil || time.Now().After(deadline) {
 			return fmt.Errorf("%s does not listen: %w\n%s", c.name, err, c.stderr.Bytes())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	out, err := exec.Command("nbdcopy", "--requests=4", pattern, c.uri()).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "nbdcopy", "--requests=4", pattern, c.uri()).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("fill %s: %w\n%s", c.name, err, out)
 	}

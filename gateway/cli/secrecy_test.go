@@ -76,7 +76,7 @@ func TestNothingPrintsAKey(t *testing.T) {
 	seen.WriteString(metrics + string(cmdline) + d.Output())
 	for form, text := range map[string]string{
 		"itself": passphrase, "hex": hex.EncodeToString([]byte(passphrase)), "base64": base64.StdEncoding.EncodeToString([]byte(passphrase)),
-		"quoted": strconv.Quote(passphrase)[1:10], "bytes": fmt.Sprint([]byte(passphrase))[1:30],
+		"quoted": strconv.Quote(passphrase)[1:10], "bytes": fmt.Sprintf("%d", []byte(passphrase))[1:30],
 	} {
 		if i := strings.Index(seen.String(), text); i >= 0 {
 			t.Errorf("the passphrase (%s) is printed: ...%s", form, seen.String()[max(0, i-200):i])

@@ -204,7 +204,7 @@ func TestVecSendsAndReceives(t *testing.T) {
 	}
 	in.Reset()
 	in.Append(got[:1])
-	if _, err := in.Recv(fds[1]); err != unix.EAGAIN {
+	if _, err := in.Recv(fds[1]); !errors.Is(err, unix.EAGAIN) {
 		t.Error("empty socket:", err)
 	}
 }

@@ -81,7 +81,7 @@ func (f *fakeCloud) login(w http.ResponseWriter, r *http.Request) {
 	byName := user.Name == "luksgate" && user.Password == "os-password" && user.Domain.Name == "Default" &&
 		body.Auth.Scope.Project.Name == "service"
 	if !byName && (app.ID != "app" || app.Secret != "os-password") {
-		http.Error(w, `{"error": {"code": 401, "message": "The request you have made requires authentication."}}`, 401)
+		http.Error(w, `{"error": {"code": 401, "message": "The request you have made requires authentication."}}`, http.StatusUnauthorized)
 		return
 	}
 	f.logins++
@@ -109,11 +109,11 @@ func (f *fakeCloud) versions(w http.ResponseWriter) {
 func (f *fakeCloud) payload(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Header.Get("X-Auth-Token") != f.token:
-		http.Error(w, "{}", 401)
+		http.Error(w, "{}", http.StatusUnauthorized)
 	case f.status != 0:
 		http.Error(w, `{"title": "secret-in-the-body"}`, f.status)
 	case r.Header.Get("Accept") != "application/octet-stream":
-		http.Error(w, "{}", 406)
+		http.Error(w, "{}", http.StatusNotAcceptable)
 	default:
 		_, _ = w.Write([]byte{0x00, 0xAB, 0xff, '\n'})
 	}

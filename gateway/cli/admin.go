@@ -40,7 +40,7 @@ func background(ctx context.Context) context.Context {
 // daemonCommands are the verbs about a daemon.
 func daemonCommands(s std) []*cobra.Command {
 	return []*cobra.Command{
-		newServe(s), newConfig(s), newLs(s), newAdd(s), newRm(s), newDrain(s), newStats(s), newReload(s), newUpgrade(s),
+		newServe(s), newConfig(s), newLs(s), newAdd(s), newRm(s), newDrain(s), newStats(s), newReload(s), newTop(s), newUpgrade(s),
 	}
 }
 

@@ -56,6 +56,13 @@ func Version() string {
 	return fmt.Sprintf("%d.%d.%d", major, minor, extra)
 }
 
+// optional are functions of librbd that are looked up at run time, and what is lost without them.
+var optional = []struct{ function, feature string }{
+	{"rbd_aio_write_zeroes", "freeing zeros (written as data instead)"},
+	{"rbd_encryption_load", "the librbd engine"},
+	{"rbd_encryption_load2", "the librbd engine for clones with keys of their own"},
+}
+
 // Missing are the features that the librbd that runs does not have.
 func Missing() []string {
 	var missing []string

@@ -84,10 +84,3 @@ type Info struct {
 
 // StripePeriodBytes is the unit to which librbd aligns the data of an encrypted image.
 func (i *Info) StripePeriodBytes() int64 { return i.ObjectBytes * max(i.StripeCount, 1) }
-
-// optional are functions of librbd that are looked up at run time, and what is lost without them.
-var optional = []struct{ function, feature string }{
-	{"rbd_aio_write_zeroes", "freeing zeros (written as data instead)"},
-	{"rbd_encryption_load", "the librbd engine"},
-	{"rbd_encryption_load2", "the librbd engine for clones with keys of their own"},
-}

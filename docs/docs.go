@@ -5,3 +5,4 @@
 package docs
 
 //go:generate go run github.com/cpuguy83/go-md2man/v2@v2.0.7 -in luksgate.1.md -out luksgate.1
+//go:generate go run github.com/cpuguy83/go-md2man/v2@v2.0.7 -in luksgate.conf.5.md -out luksgate.conf.5

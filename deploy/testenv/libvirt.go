@@ -65,6 +65,20 @@ func (s System) Command(tb testing.TB, name string, args ...string) *exec.Cmd {
 	return exec.Command(line[0], append(line[1:], args...)...)
 }
 
+// mustHave skips the test where the system lacks a program.
+func (s System) mustHave(tb testing.TB, programs ...string) {
+	tb.Helper()
+	for _, path := range programs {
+		if _, err := os.Stat(filepath.Join(s.root, path)); err == nil {
+			continue
+		}
+		if s.root != "" {
+			tb.Skipf("NOT RUN: %s is not in the chroot of %s: deploy/chroot/chroot make %s PACKAGE", path, s.Name, s.Name)
+		}
+		Missing(tb, "%s is not installed (run deploy/install-deps)", path)
+	}
+}
+
 // ValidateXML runs documents through a schema of the system's libvirt, such as domain.rng. Keys name the documents.
 func (s System) ValidateXML(tb testing.TB, schema string, documents map[string]string) {
 	tb.Helper()

@@ -3,12 +3,13 @@
 package testenv
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -28,23 +29,37 @@ type Libvirtd struct {
 // NewLibvirtd starts libvirtd, which ends, with its domains, when the test does.
 func NewLibvirtd(tb testing.TB) *Libvirtd {
 	tb.Helper()
-	path, err := exec.LookPath("libvirtd")
-	if err != nil {
-		path = Tool(tb, "/usr/sbin/libvirtd")
-	}
+	return NewLibvirtdOf(tb, Here(tb))
+}
+
+// NewLibvirtdOf starts the libvirtd of a system. For root it has a host name and a host UUID of its own, so that guests can
+// migrate between two of them.
+func NewLibvirtdOf(tb testing.TB, s System) *Libvirtd {
+	tb.Helper()
 	virsh := Tool(tb, "virsh")
-	l := &Libvirtd{Dir: SocketDir(tb)}
+	if err := os.Chmod(s.Dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(s.Dir, "v")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l := &Libvirtd{Dir: dir}
 	socket := filepath.Join(l.Dir, "libvirt", "libvirt-sock")
 	l.URI = "qemu+unix:///session?socket=" + socket
+	config := filepath.Join(l.Dir, "libvirtd.conf")
+	WriteFile(tb, config, fmt.Appendf(nil, "host_uuid = \"%s\"\n", newUUID()))
 	l.Own(tb, l.Dir)
-	cmd := exec.Command(path)
-	cmd.Env = append(os.Environ(), "HOME="+l.Dir, "XDG_RUNTIME_DIR="+l.Dir, "XDG_CONFIG_HOME="+l.Dir+"/config",
-		"XDG_CACHE_HOME="+l.Dir+"/cache", "XDG_DATA_HOME="+l.Dir+"/data")
-	cmd.Dir = l.Dir
+	l.Own(tb, config)
+	line := []string{"HOME=" + l.Dir, "XDG_RUNTIME_DIR=" + l.Dir, "XDG_CONFIG_HOME=" + l.Dir + "/config",
+		"XDG_CACHE_HOME=" + l.Dir + "/cache", "XDG_DATA_HOME=" + l.Dir + "/data"}
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: unprivilegedUID, Gid: unprivilegedUID}}
+		id := strconv.Itoa(unprivilegedUID)
+		line = append(line, "unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, "host-"+filepath.Base(l.Dir),
+			"setpriv", "--reuid", id, "--regid", id, "--clear-groups")
 	}
-	p := StartCmd(tb, cmd)
+	s.mustHave(tb, "/usr/sbin/libvirtd", "/usr/bin/qemu-system-x86_64")
+	p := StartCmd(tb, s.Command(tb, "env", append(line, "/usr/sbin/libvirtd", "--config", config)...))
 	for deadline := time.Now().Add(CommandTimeout); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.Dial("unix", socket)
 		if err == nil {
@@ -59,9 +74,17 @@ func NewLibvirtd(tb testing.TB) *Libvirtd {
 	return l
 }
 
+func newUUID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // it never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
 // destroyAll ends the guests, which would outlive libvirtd.
 func (l *Libvirtd) destroyAll(tb testing.TB, virsh string) {
-	script := `for d in $("$1" -q -c "$2" list --uuid); do "$1" -q -c "$2" destroy "$d"; done`
+	// One may end by itself between the list and its end: what counts is that none is left.
+	script := `for d in $("$1" -q -c "$2" list --uuid); do "$1" -q -c "$2" destroy "$d"; done; test -z "$("$1" -q -c "$2" list --uuid)"`
 	if r := RunCmd(tb, exec.Command("sh", "-c", script, "sh", virsh, l.URI)); r.ExitCode != 0 {
 		tb.Errorf("guests are left over:\n%s", r)
 	}

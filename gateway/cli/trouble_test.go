@@ -85,6 +85,7 @@ func (g *gate) waitOutput(t *testing.T, text string) {
 // TestNetworkCut runs a cluster and a gateway in a network namespace of their own and takes its only interface down for a
 // while: requests wait, and go on.
 func TestNetworkCut(t *testing.T) {
+	t.Parallel() // it has a cluster of its own, and waits most of the time
 	testenv.CephConf(t)
 	ns := strings.ToLower("lg" + testenv.UniqueName(t)[len("TestNetworkCut-"):])
 	testenv.Run(t, "ip", "netns", "add", ns)
@@ -123,6 +124,7 @@ func TestNetworkCut(t *testing.T) {
 
 // TestFlushSurvivesDeath kills the gateway and the OSD after a flush and after a FUA write: both must be there again.
 func TestFlushSurvivesDeath(t *testing.T) {
+	t.Parallel() // it has a cluster of its own, and waits most of the time
 	c := newTroubled(t, "--store", "bluestore", "--size", "2G")
 	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: randomBytes(8<<20, 21)})
 	c.rbd("import", "--no-progress", luks.Path, "rbd/disk")
@@ -145,6 +147,7 @@ func TestFlushSurvivesDeath(t *testing.T) {
 
 // TestErasureCodedPool has the data in a pool whose objects librbd cannot read sparsely, and objects with holes in them.
 func TestErasureCodedPool(t *testing.T) {
+	t.Parallel() // it has a cluster of its own, and waits most of the time
 	c := newTroubled(t, "--store", "bluestore", "--size", "2G", "--osds", "3", "--ec-pool", "ec")
 	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: make([]byte, 1<<20)})
 	c.rbd("create", "--size", "28M", "--data-pool", "ec", "rbd/disk")
@@ -175,6 +178,7 @@ func TestErasureCodedPool(t *testing.T) {
 
 // TestClusterTrouble has the OSD pause, the pool full, and the gateway's client blocked.
 func TestClusterTrouble(t *testing.T) {
+	t.Parallel() // it has a cluster of its own, and waits most of the time
 	c := newTroubled(t)
 	c.rbd("create", "--size", "64M", "rbd/disk")
 	g := c.export("rbd:rbd/disk", "--plain")

@@ -14,7 +14,8 @@ import (
 )
 
 // DefaultImagesPerConnection is how many images share a connection where Config does not say. Each connection has its
-// own librados threads and sockets: fewer images on one are faster, more are cheaper (docs/tuning.md has figures).
+// own librados threads and sockets: with processors to spare more of them are faster, with few they displace each other
+// (docs/tuning.md has figures).
 const DefaultImagesPerConnection = 4
 
 // connections are those that Acquire has given out.

@@ -76,6 +76,13 @@ test: deps ## install what the tests need, start a Ceph cluster for them, run al
 	@LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
 	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -race -timeout 40m ./...
 
+.PHONY: test-long
+test-long: deps ## the tests that take minutes each: guests that migrate, clones of Ceph 18 in a chroot (root makes it)
+	deploy/chroot/chroot make trixie
+	deploy/chroot/chroot make bullseye libvirt-clients qemu-system-x86 seabios
+	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
+	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration)' -v ./gateway/cli
+
 .PHONY: test-noceph
 test-noceph: ## the tests of what differs in a build without Ceph
 	$(GO_PURE) build -tags noceph ./...

@@ -46,3 +46,15 @@ func CephConf(tb testing.TB) string {
 	}
 	return conf
 }
+
+// EnvLong is the environment variable that has the long tests run too, those with guests and further clusters, as
+// `make test-long` does.
+const EnvLong = "LUKSGATE_TEST_LONG"
+
+// Long skips a test that takes minutes, except where the long ones are wanted.
+func Long(tb testing.TB) {
+	tb.Helper()
+	if os.Getenv(EnvLong) == "" {
+		tb.Skipf("NOT RUN: it takes minutes; make test-long runs it")
+	}
+}

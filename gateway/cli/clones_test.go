@@ -208,6 +208,7 @@ func (r *reef) child(t *testing.T, l level, format, key string, dataMiB, overlap
 // TestReefChain makes a chain of clones with Ceph 18: an image with a key of its own over a plaintext one, another with
 // another key and header over that, and one with the inherited key; it writes each and reads all, and their snapshots.
 func TestReefChain(t *testing.T) {
+	testenv.Long(t)
 	t.Parallel() // it has a cluster of its own, and waits most of the time
 	testenv.Tool(t, "nbdcopy")
 	r := newReef(t)
@@ -237,6 +238,7 @@ func TestReefChain(t *testing.T) {
 
 // TestReefKeys opens a clone of a clone of a plaintext image with keys that do not fit.
 func TestReefKeys(t *testing.T) {
+	testenv.Long(t)
 	t.Parallel() // as above
 	r := newReef(t)
 	k1, k2 := r.key(t, "k1"), r.key(t, "k2")

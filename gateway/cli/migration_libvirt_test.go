@@ -22,6 +22,7 @@ import (
 // older than 7.9 does not take XML with luks2, not even for another host: there a hook of the other host has to do it, and
 // libvirt runs hooks for root's libvirtd only.
 func TestMigrationByLibvirt(t *testing.T) {
+	testenv.Long(t)
 	testenv.CephConf(t)
 	if os.Geteuid() != 0 {
 		t.Skip("NOT RUN: libvirt migrates between hosts of different names only, which takes root to have here")

@@ -134,6 +134,7 @@ func TestAttachRunning(t *testing.T) {
 	}
 	want(t, "attach again", p.attach(), exitOK, "nothing was to be done")
 	c.Say(t, "wait-gone")
+	c.Wait(t, "IDLE", nil) // a guest's writes fail while its kernel takes the disk away
 	want(t, "detach", p.run("detach"), exitOK, "guest has no disk vda\n")
 	c.Wait(t, "GONE", nil)
 	p.expect("detached", false, false, false)

@@ -12,7 +12,8 @@
 //	OPS N                  N requests were answered so far
 //	ERROR TEXT             a request failed, or a block is not what was written
 //	DIGEST SHA256 ops=N    the answer to "stop": all blocks were read once more, and this is the disk's content
-//	GONE                   the disk was unplugged, after "wait-gone"
+//	IDLE                   the answer to "wait-gone": no request is under way, none follows
+//	GONE                   then the disk was unplugged
 package main
 
 import (
@@ -77,6 +78,7 @@ func run() error {
 		case "wait-gone":
 			close(stop)
 			workers.Wait()
+			fmt.Println("IDLE")
 			return waitGone()
 		}
 	}

@@ -143,6 +143,15 @@ func (o *FormatOptions) complete() error {
 // Check tells whether Format could write such a header, whatever the image, without the Passphrase.
 func (o FormatOptions) Check() error { return wrap(o.complete()) }
 
+// DataBegin is the byte where the data of an image of sizeBytes would begin; ErrNoSpace where it is too small.
+func (o FormatOptions) DataBegin(sizeBytes int64) (int64, error) {
+	err := o.complete()
+	if err == nil {
+		err = o.place(sizeBytes)
+	}
+	return o.DataOffsetBytes, wrap(err)
+}
+
 // place computes the data offset and compares it with the image.
 func (o *FormatOptions) place(sizeBytes int64) error {
 	least := int64(2*luks2HeaderBytes + 4096*((4000*int64(o.KeyBytes)+4095)/4096))

@@ -277,6 +277,61 @@ func TestCloneMagic(t *testing.T) {
 	}
 }
 
+// TestPlainMagic turns a clone's header into a plain one, with a failure at each write on the way.
+func TestPlainMagic(t *testing.T) {
+	for version, writes := range map[int]int{1: 1, 2: 2} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			for failAt := writes; failAt >= 0; failAt-- {
+				dev, h, key := formatted(t, luks.FormatOptions{Version: version, CloneMagic: true})
+				dev.writes, dev.failAt = 0, failAt
+				plain, err := h.PlainMagic(dev)
+				if failAt > 0 {
+					if !errors.Is(err, errInjected) {
+						t.Errorf("write %d fails: %v", failAt, err)
+					}
+					dev.failAt = 0
+					if h, err = luks.Read(dev, dev.size(), luks.ReadOptions{}); err != nil || len(h.Warnings) != 0 {
+						t.Fatalf("after a failure at write %d: %v %q", failAt, err, h.Warnings)
+					}
+					plain, err = h.PlainMagic(dev)
+				}
+				if err != nil || plain.CloneMagic || string(dev.data[:4]) != "LUKS" || version == 2 && string(dev.data[16384:16388]) != "SKUL" {
+					t.Fatalf("the clone magic is there still: %v", err)
+				}
+				if _, ok := opens(t, dev, dev.size(), mustSecret(t, "first"), key.Key); !ok {
+					t.Error("does not open")
+				}
+				dev.writes = 0
+				if again, err := plain.PlainMagic(dev); err != nil || again != plain || dev.writes != 0 {
+					t.Errorf("there was something left to do: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// TestDataBegin foretells what Format does.
+func TestDataBegin(t *testing.T) {
+	for _, opts := range []luks.FormatOptions{
+		{}, {Version: 1, KeyBytes: 32}, {Version: 1, DataAlignmentBytes: 4 << 20}, {DataAlignmentBytes: 12 << 20}, {DataOffsetBytes: 1 << 20},
+	} {
+		opts.KDF, opts.Passphrase = fast, mustSecret(t, "first")
+		dev := &memory{data: make([]byte, 26<<20)}
+		want, err := opts.DataBegin(dev.size())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, key, err := luks.Format(context.Background(), dev, dev.size(), opts)
+		if err != nil || h.DataOffsetBytes != want {
+			t.Fatalf("%+v: foretold %d, %v", opts, want, err)
+		}
+		key.Release()
+		if _, err := opts.DataBegin(want - 1); !errors.Is(err, luks.ErrNoSpace) {
+			t.Errorf("an image of %d bytes: %v", want-1, err)
+		}
+	}
+}
+
 // TestMeasuredKDF only looks at bounds: how fast this machine is is not our business.
 func TestMeasuredKDF(t *testing.T) {
 	for _, opts := range []luks.KDFOptions{

@@ -48,6 +48,8 @@ type OpenOptions struct {
 	Lock     LockMode
 	// Takeover breaks the lock of another client, which the cluster then blocks.
 	Takeover bool
+	// Standby leaves out what the lock mode asks for at the open. Nothing may be written until Image.Hold has done it.
+	Standby bool
 	// Logger is told of what happens to the image while it is open; nil discards it.
 	Logger *slog.Logger
 	// Resized is called, from a goroutine of the image, when the image has another size than before; nil is allowed.
@@ -69,6 +71,9 @@ type Stats struct {
 	// Waiting is the number of requests on the image's connection that have waited for the cluster longer than SlowAfter.
 	Waiting int
 }
+
+// Progress is told how far an operation is, in units of its own, from the goroutine that waits for it.
+type Progress func(done, total int64)
 
 // Info describes an image without its passphrase.
 type Info struct {

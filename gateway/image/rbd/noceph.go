@@ -5,6 +5,7 @@
 package rbd
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/luksgate/luksgate/crypt/secret"
@@ -48,6 +49,9 @@ func (*Cluster) Describe(image.Ref) (*Info, error) { panic("BUG: no cluster in t
 // Close does nothing.
 func (*Cluster) Close() {}
 
+// Hold is never reached.
+func (*Image) Hold() error { panic("BUG: no image in this build") }
+
 // Shared is never reached.
 func (*Image) Shared() bool { panic("BUG: no image in this build") }
 
@@ -71,6 +75,26 @@ func HasLayeredEncryption() bool { return false }
 
 // LoadLayeredEncryption is never reached.
 func (*Image) LoadLayeredEncryption([]*secret.Bytes) error { panic("BUG: no image in this build") }
+
+// Resize is never reached.
+func (*Image) Resize(context.Context, int64, bool, Progress) error {
+	panic("BUG: no image in this build")
+}
+
+// Flatten is never reached.
+func (*Image) Flatten(context.Context, Progress) error { panic("BUG: no image in this build") }
+
+// RebuildObjectMap is never reached.
+func (*Image) RebuildObjectMap(context.Context, Progress) error { panic("BUG: no image in this build") }
+
+// OverlapBytes is never reached.
+func (*Image) OverlapBytes() (int64, error) { panic("BUG: no image in this build") }
+
+// OwnsData is never reached.
+func (*Image) OwnsData() (bool, error) { panic("BUG: no image in this build") }
+
+// ClusterID is never reached.
+func (*Image) ClusterID() (string, error) { panic("BUG: no image in this build") }
 
 // Objects cannot be had in this build.
 type Objects struct{}

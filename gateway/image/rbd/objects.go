@@ -96,13 +96,7 @@ func (o *Objects) Exists(number int64) (bool, error) {
 }
 
 // OverlapBytes is how far the parent can be seen, now.
-func (o *Objects) OverlapBytes() (int64, error) {
-	var n C.uint64_t
-	if r := C.rbd_get_overlap(o.m.handle, &n); r < 0 {
-		return 0, fmt.Errorf("%s: reading the overlap with its parent: %w", o.m.ref, syscall.Errno(-r))
-	}
-	return int64(n), nil
-}
+func (o *Objects) OverlapBytes() (int64, error) { return o.m.OverlapBytes() }
 
 // Close closes them.
 func (o *Objects) Close() error {

@@ -5,6 +5,7 @@ package gateway
 import (
 	"context"
 
+	"github.com/luksgate/luksgate/gateway/access"
 	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/nbdserver"
 )
@@ -35,6 +36,15 @@ func (e *Export) Err() error {
 		return nil
 	}
 	return e.src.rbd.Err()
+}
+
+// Hold makes an export that was opened with Config.Standby one that may be used for writing: it takes what the lock mode
+// asks for. Its errors are those of Open; the export is to be closed after one.
+func (e *Export) Hold() error {
+	if e.src.hold == nil {
+		return nil
+	}
+	return e.src.hold()
 }
 
 // RBDStats are the counters of an RBD image; ok is false for others.
@@ -73,15 +83,23 @@ func (e *Export) Close() error {
 type Single struct {
 	Info   nbdserver.ExportInfo
 	Export *Export
+	// Policy says who may have it; nil is everybody.
+	Policy *access.Policy
 }
 
-// List implements nbdserver.Catalog.
-func (s Single) List(context.Context, *nbdserver.Peer) ([]nbdserver.ExportInfo, error) {
+// List implements nbdserver.Catalog. Who may not have the export is not told of it.
+func (s Single) List(_ context.Context, peer *nbdserver.Peer) ([]nbdserver.ExportInfo, error) {
+	if s.Policy.Check(peer) != nil {
+		return nil, nil
+	}
 	return []nbdserver.ExportInfo{s.Info}, nil
 }
 
 // Open implements nbdserver.Catalog.
-func (s Single) Open(_ context.Context, name string, _ *nbdserver.Peer) (nbdserver.ExportInfo, nbdserver.Device, error) {
+func (s Single) Open(_ context.Context, name string, peer *nbdserver.Peer) (nbdserver.ExportInfo, nbdserver.Device, error) {
+	if err := s.Policy.Check(peer); err != nil {
+		return nbdserver.ExportInfo{}, nil, err
+	}
 	if name != "" && name != s.Info.Name {
 		return nbdserver.ExportInfo{}, nil, nbdserver.ErrUnknownExport
 	}

@@ -126,7 +126,7 @@ func removeStale(path string) error {
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		_ = c.Close()
-		return fmt.Errorf("nbdserver: socket %s: %w by another server", path, syscall.EADDRINUSE)
+		return fmt.Errorf("nbdserver: socket %s: another process serves on it: %w", path, syscall.EADDRINUSE)
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("nbdserver: socket %s: cannot tell whether it is in use: %w", path, err)
@@ -167,10 +167,10 @@ func activationListeners(first, n int, names []string) (map[string][]net.Listene
 		}
 		fd := first + i
 		unix.CloseOnExec(fd)
-		f := os.NewFile(uintptr(fd), name)
-		if f == nil {
-			return nil, fmt.Errorf("nbdserver: passed socket %d is not open", fd)
+		if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on == 0 {
+			return nil, fmt.Errorf("nbdserver: passed descriptor %d (%s) is no listening socket (with systemd: Accept=no)", fd, name)
 		}
+		f := os.NewFile(uintptr(fd), name)
 		l, err := net.FileListener(f)
 		_ = f.Close()
 		if err != nil {

@@ -48,8 +48,11 @@ type Limits struct {
 	// BufferBytes is the budget for payload buffers over all clients (256 MiB; at least one largest request).
 	BufferBytes int64
 	// Stall is how long a client may take to send a payload that it announced, or to take replies that are ready
-	// (60 s). Idle clients may stay for ever.
+	// (60 s).
 	Stall time.Duration
+	// Idle is how long a client that has an export may ask for nothing before it is disconnected; zero is for ever, as
+	// virtual machines need it.
+	Idle time.Duration
 }
 
 // Defaults of Limits.

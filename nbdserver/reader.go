@@ -277,7 +277,7 @@ func (c *conn) recv(wait, partial bool) error {
 	}
 	c.cool()
 	if !partial {
-		err := c.recvIdle()
+		err := c.recvNext()
 		if errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load() && !c.detaching.Load() {
 			_ = c.netConn.SetReadDeadline(time.Time{}) // of a detach that was given up
 			return errAgain

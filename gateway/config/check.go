@@ -131,6 +131,8 @@ func (k *checker) limits() {
 		{"request_size", int64(l.RequestSize), 64 << 20},
 		{"in_flight_size", int64(l.InFlightSize), 1 << 40},
 		{"buffers", int64(l.Buffers), 1 << 44},
+		{"handshake_options", int64(l.HandshakeOptions), 1 << 16},
+		{"option_size", int64(l.OptionSize), 1 << 20},
 	} {
 		if n.value < 0 || n.value > n.most {
 			k.fail("limits."+n.key, "", "%d: expected 0 (the default) to %d", n.value, n.most)
@@ -173,6 +175,7 @@ func (k *checker) export(key string, e *Export) {
 	case strings.ContainsFunc(e.Name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' || r == '\ufffd' }):
 		k.fail(key+".name", "", "%q: spaces, slashes and control characters are not allowed", e.Name)
 	}
+	k.allow(key, e)
 	k.oneOf(key+".engine", e.Engine, "auto", "native", "librbd")
 	k.oneOf(key+".lock", e.Lock, "cooperative", "exclusive", "none")
 	k.oneOf(key+".holes", e.Holes, "zero", "decrypt")

@@ -73,6 +73,9 @@ func (e *Export) fill(d *Defaults) {
 		e.CloseAfter = d.CloseAfter
 	}
 	e.Access.fill(d.Access)
+	if e.Allow == nil {
+		e.Allow = d.Allow
+	}
 	e.Ceph.User = cmp.Or(e.Ceph.User, d.Ceph.User)
 	e.Ceph.Conf = cmp.Or(e.Ceph.Conf, d.Ceph.Conf)
 	if len(e.Ceph.MonHosts) == 0 {

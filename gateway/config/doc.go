@@ -5,10 +5,15 @@
 // The file is YAML and read strictly: an unknown key, a second one of the same name, a value of the wrong kind or out of
 // range is an error that names its line, and says what may have been meant. All mistakes of a file are found in one go.
 //
-// The package only reads: it opens no image, fetches no key and touches no file but the configuration.
+// The package only reads: it opens no image, fetches no key, and asks for nothing but the configuration and the users and
+// groups that it names.
 package config
 
-import "time"
+import (
+	"time"
+
+	"github.com/luksgate/luksgate/gateway/access"
+)
 
 // A File is a whole configuration. Parse fills in the defaults.
 type File struct {
@@ -64,6 +69,10 @@ type Limits struct {
 	InFlight             int      `yaml:"in_flight"`
 	InFlightSize         Size     `yaml:"in_flight_size"`
 	Buffers              Size     `yaml:"buffers"`
+	HandshakeOptions     int      `yaml:"handshake_options"`
+	OptionSize           Size     `yaml:"option_size"`
+	// Idle is how long a client may ask for nothing; zero is for ever.
+	Idle Duration `yaml:"idle"`
 	// Upgrade is how long requests may be held back while a new process takes over.
 	Upgrade Duration `yaml:"upgrade"`
 }
@@ -98,6 +107,7 @@ type Defaults struct {
 	CloseAfter  *Duration  `yaml:"close_after"`
 	OpenTimeout Duration   `yaml:"open_timeout"`
 	Access      SocketMode `yaml:"socket_access"`
+	Allow       *Allow     `yaml:"allow"`
 }
 
 // When an image is opened.
@@ -112,11 +122,13 @@ type Export struct {
 	Description string `yaml:"description,omitempty"`
 	Image       string `yaml:"image"`
 	// Socket is a unix socket for this export alone.
-	Socket   string     `yaml:"socket,omitempty"`
-	Access   SocketMode `yaml:"socket_access,omitempty"`
-	ReadOnly bool       `yaml:"read_only,omitempty"`
-	Plain    bool       `yaml:"plain,omitempty"`
-	Ceph     Ceph       `yaml:"ceph,omitempty"`
+	Socket string     `yaml:"socket,omitempty"`
+	Access SocketMode `yaml:"socket_access,omitempty"`
+	// Allow says who may open the export; nil is everybody who can connect.
+	Allow    *Allow `yaml:"allow,omitempty"`
+	ReadOnly bool   `yaml:"read_only,omitempty"`
+	Plain    bool   `yaml:"plain,omitempty"`
+	Ceph     Ceph   `yaml:"ceph,omitempty"`
 	// Key opens the image; Keys open it and its ancestors with keys of their own, child first. One of them is given.
 	Key  *Key  `yaml:"key,omitempty"`
 	Keys []Key `yaml:"keys,omitempty"`
@@ -131,6 +143,28 @@ type Export struct {
 	OpenTimeout Duration  `yaml:"open_timeout,omitempty"`
 	// Libvirt belongs to `luksgate xml`, which finds its way back by it. It is not looked at.
 	Libvirt map[string]any `yaml:"libvirt,omitempty"`
+}
+
+// Allow names the clients that may open an export, see access.Rules.
+type Allow struct {
+	Users        []ID     `yaml:"users,omitempty"`
+	Groups       []ID     `yaml:"groups,omitempty"`
+	Certificates []string `yaml:"certificates,omitempty"`
+}
+
+// Rules are a's rules; a nil one has none.
+func (a *Allow) Rules() access.Rules {
+	if a == nil {
+		return access.Rules{}
+	}
+	r := access.Rules{Certificates: a.Certificates}
+	for _, u := range a.Users {
+		r.Users = append(r.Users, string(u))
+	}
+	for _, g := range a.Groups {
+		r.Groups = append(r.Groups, string(g))
+	}
+	return r
 }
 
 // Ceph says how to reach a cluster.

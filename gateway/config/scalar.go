@@ -3,6 +3,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -67,3 +68,15 @@ func (m *Mode) UnmarshalYAML(n *yaml.Node) error {
 
 // MarshalYAML implements yaml.Marshaler.
 func (m Mode) MarshalYAML() (any, error) { return fmt.Sprintf("0%o", uint32(m)), nil }
+
+// An ID is a user or group by name or number; quotes around a number make no difference.
+type ID string
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (id *ID) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode || n.Value == "" {
+		return errors.New("expected a name or a number")
+	}
+	*id = ID(n.Value)
+	return nil
+}

@@ -9,15 +9,11 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
-	"os"
-	"os/user"
-	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
+	"github.com/luksgate/luksgate/gateway/access"
 	"github.com/luksgate/luksgate/gateway/config"
-	"github.com/luksgate/luksgate/gateway/image"
 	"github.com/luksgate/luksgate/nbdserver"
 )
 
@@ -100,7 +96,7 @@ func (l *listener) update(w wish, d *Daemon) error {
 	l.view.set(w.only, w.list)
 	if w.network == "unix" {
 		if u, ok := l.inner.(*nbdserver.UnixListener); ok {
-			return setAccess(u.Path(), w.access)
+			return socketOf(w.access).Apply(u.Path())
 		}
 		return nil // systemd's, which has its own idea of who may connect
 	}
@@ -163,82 +159,18 @@ func (w *wish) open(passed *passedSockets) (net.Listener, error) {
 		return l, nil
 	}
 	if w.network == "tcp" {
-		l, err := net.Listen("tcp", w.address)
-		if err != nil {
-			return nil, fmt.Errorf("daemon: address %s: %w", w.address, errno(err))
-		}
-		return l, nil
+		return access.ListenTCP(w.address)
 	}
-	return listenUnix(w.address, w.access)
-}
-
-func listenUnix(path string, access config.SocketMode) (net.Listener, error) {
-	o, err := socketOptions(access)
+	l, err := access.ListenUnix(w.address, socketOf(w.access))
 	if err != nil {
-		return nil, fmt.Errorf("daemon: socket %s: %w", path, err)
-	}
-	l, err := nbdserver.ListenUnix(path, o)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%w: %w", image.ErrBusy, err)
-	}
-	if err != nil {
-		return nil, err
+		return nil, err // and not a listener that is a nil pointer
 	}
 	return l, nil
 }
 
-// errno is the error number below the layers of package net, which repeat what we say ourselves.
-func errno(err error) error {
-	var no syscall.Errno
-	if errors.As(err, &no) {
-		if no == syscall.EADDRINUSE {
-			return fmt.Errorf("%w: %w", image.ErrBusy, no)
-		}
-		return no
-	}
-	return err
-}
-
-func socketOptions(access config.SocketMode) (nbdserver.SocketOptions, error) {
-	o := nbdserver.SocketOptions{Mode: fs.FileMode(access.Mode), UID: -1, GID: -1}
-	if access.Owner != "" {
-		id := access.Owner
-		if u, err := user.Lookup(access.Owner); err == nil {
-			id = u.Uid
-		}
-		n, err := strconv.Atoi(id)
-		if err != nil {
-			return o, fmt.Errorf("owner %q: there is no such user", access.Owner)
-		}
-		o.UID = n
-	}
-	if access.Group != "" {
-		id := access.Group
-		if g, err := user.LookupGroup(access.Group); err == nil {
-			id = g.Gid
-		}
-		n, err := strconv.Atoi(id)
-		if err != nil {
-			return o, fmt.Errorf("group %q: there is no such group", access.Group)
-		}
-		o.GID = n
-	}
-	return o, nil
-}
-
-// setAccess changes who may connect to a socket that is there.
-func setAccess(path string, access config.SocketMode) error {
-	o, err := socketOptions(access)
-	if err == nil && (o.UID >= 0 || o.GID >= 0) {
-		err = os.Chown(path, o.UID, o.GID)
-	}
-	if err == nil {
-		err = os.Chmod(path, o.Mode)
-	}
-	if err != nil {
-		return fmt.Errorf("daemon: socket %s: %w", path, err)
-	}
-	return nil
+// socketOf is what a configuration says about a socket.
+func socketOf(m config.SocketMode) access.Socket {
+	return access.Socket{Mode: fs.FileMode(m.Mode), Owner: m.Owner, Group: m.Group}
 }
 
 // passedSockets are listening sockets that this process was given, by network and address. The zero value and nil have

@@ -68,7 +68,7 @@ func (o *Objects) readSnapshot() error {
 	name := C.CString(o.m.ref.Snapshot)
 	defer C.free(unsafe.Pointer(name))
 	var id C.uint64_t
-	if r := C.rbd_snap_get_id(o.m.handle, name, &id); r < 0 {
+	if r := C.lg_snap_id(o.m.handle, name, &id); r < 0 {
 		return fmt.Errorf("%s: reading the snapshot's number: %w", o.m.ref, syscall.Errno(-r))
 	}
 	if err := o.io.SetReadSnap(rados.SnapID(id)); err != nil {

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -64,6 +65,31 @@ void lg_full_is_error(rados_ioctx_t io)
 		set = dlsym(RTLD_DEFAULT, "rados_set_osdmap_full_try");
 	if (set)
 		set(io);
+}
+
+int lg_snap_id(rbd_image_t image, const char *name, uint64_t *id)
+{
+	// rbd_snap_get_id is newer than Ceph 14.
+	int room = 0, n = rbd_snap_list(image, NULL, &room);
+	rbd_snap_info_t *list = NULL;
+	while (n == -ERANGE) { // somebody may add one in between
+		free(list);
+		list = calloc(room, sizeof *list);
+		if (!list)
+			return -ENOMEM;
+		n = rbd_snap_list(image, list, &room);
+	}
+	int r = n < 0 ? n : -ENOENT;
+	for (int i = 0; i < n; i++) {
+		if (strcmp(list[i].name, name) == 0) {
+			*id = list[i].id;
+			r = 0;
+		}
+	}
+	if (n > 0)
+		rbd_snap_list_end(list);
+	free(list);
+	return r;
 }
 
 int lg_has(const char *function) { return dlsym(RTLD_DEFAULT, function) != NULL; }

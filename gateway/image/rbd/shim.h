@@ -47,6 +47,9 @@ int lg_take(lg_queue *q, uint32_t *slots, int64_t *results, int max);
 // of waiting for room.
 void lg_full_is_error(rados_ioctx_t io);
 
+// The number of the snapshot with a name, or an error.
+int lg_snap_id(rbd_image_t image, const char *name, uint64_t *id);
+
 // lg_has tells whether this librbd has a function.
 int lg_has(const char *function);
 

@@ -103,16 +103,10 @@ func New(o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d.keys = keys
-	l := o.Config.Limits
 	d.server = nbdserver.New(nbdserver.Options{
 		Catalog: &view{daemon: d},
 		Logger:  d.log, Metrics: d.metrics,
-		Limits: nbdserver.Limits{
-			Connections: l.Connections, ConnectionsPerExport: l.ConnectionsPerExport,
-			Handshake: time.Duration(l.Handshake), Stall: time.Duration(l.Stall),
-			RequestBytes: int(l.RequestSize), InFlight: l.InFlight, InFlightBytes: int64(l.InFlightSize),
-			BufferBytes: int64(l.Buffers),
-		},
+		Limits: ServerLimits(o.Config.Limits),
 	})
 	for i := range o.Config.Exports {
 		e := newExport(d, o.Config.Exports[i], originFile)

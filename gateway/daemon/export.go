@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/luksgate/luksgate/gateway"
+	"github.com/luksgate/luksgate/gateway/access"
 	"github.com/luksgate/luksgate/gateway/config"
 	"github.com/luksgate/luksgate/gateway/daemon/api"
 	"github.com/luksgate/luksgate/gateway/metrics"
@@ -34,19 +35,21 @@ type export struct {
 	log    *slog.Logger
 	stats  *metrics.Export
 
-	mu      sync.Mutex
-	cfg     config.Export
-	origin  string
-	opening chan struct{} // closed when the attempt under way has ended; nil if there is none
-	closing chan struct{} // closed when the image is closed; nil if it is not being closed
-	image   *openImage    // nil unless open
-	users   int           // clients, and others that need the image open
-	grace   *time.Timer   // runs while the image is open and unused
-	drained bool          // takes no new clients
-	removed bool          // drained for good
-	ended   bool          // the daemon stops
-	failure error         // of the last attempt to open it
-	since   time.Time
+	mu        sync.Mutex
+	cfg       config.Export
+	policy    *access.Policy // of cfg
+	policyErr error          // why there is none: then nobody may open it
+	origin    string
+	opening   chan struct{} // closed when the attempt under way has ended; nil if there is none
+	closing   chan struct{} // closed when the image is closed; nil if it is not being closed
+	image     *openImage    // nil unless open
+	users     int           // clients, and others that need the image open
+	grace     *time.Timer   // runs while the image is open and unused
+	drained   bool          // takes no new clients
+	removed   bool          // drained for good
+	ended     bool          // the daemon stops
+	failure   error         // of the last attempt to open it
+	since     time.Time
 }
 
 // An openImage is an image while it is open.
@@ -59,10 +62,12 @@ type openImage struct {
 }
 
 func newExport(d *Daemon, cfg config.Export, origin string) *export {
-	return &export{
-		daemon: d, name: cfg.Name, cfg: cfg, origin: origin, since: time.Now(),
+	e := &export{
+		daemon: d, name: cfg.Name, origin: origin, since: time.Now(),
 		log: d.log.With("export", cfg.Name), stats: d.metrics.Export(cfg.Name),
 	}
+	e.setLocked(cfg)
+	return e
 }
 
 func (e *export) current() config.Export {

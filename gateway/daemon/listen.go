@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/luksgate/luksgate/gateway/access"
 	"github.com/luksgate/luksgate/gateway/config"
@@ -166,6 +167,16 @@ func (w *wish) open(passed *passedSockets) (net.Listener, error) {
 		return nil, err // and not a listener that is a nil pointer
 	}
 	return l, nil
+}
+
+// ServerLimits are the limits of a configuration for the server.
+func ServerLimits(l config.Limits) nbdserver.Limits {
+	return nbdserver.Limits{
+		Connections: l.Connections, ConnectionsPerExport: l.ConnectionsPerExport,
+		HandshakeOptions: l.HandshakeOptions, OptionBytes: int(l.OptionSize), Handshake: time.Duration(l.Handshake),
+		RequestBytes: int(l.RequestSize), InFlight: l.InFlight, InFlightBytes: int64(l.InFlightSize),
+		BufferBytes: int64(l.Buffers), Stall: time.Duration(l.Stall), Idle: time.Duration(l.Idle),
+	}
 }
 
 // socketOf is what a configuration says about a socket.

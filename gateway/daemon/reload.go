@@ -128,7 +128,8 @@ func (e *export) update(c config.Export, origin string) bool {
 	if e.removed {
 		e.removed, e.drained = false, false
 	}
-	e.cfg, e.origin = c, origin
+	e.setLocked(c)
+	e.origin = origin
 	open := c.Open == config.OpenAtStart && changed
 	if changed {
 		e.failure = nil

@@ -119,7 +119,13 @@ func (k *checker) address(key, address string) {
 }
 
 func (k *checker) limits() {
-	l := k.c.Limits
+	k.c.Limits.OutOfRange(func(key string, value, most int64) {
+		k.fail("limits."+key, "", "%d: expected 0 (the default) to %d", value, most)
+	})
+}
+
+// OutOfRange calls found for each limit that is too large or negative, with its key.
+func (l *Limits) OutOfRange(found func(key string, value, most int64)) {
 	for _, n := range []struct {
 		key   string
 		value int64
@@ -135,7 +141,7 @@ func (k *checker) limits() {
 		{"option_size", int64(l.OptionSize), 1 << 20},
 	} {
 		if n.value < 0 || n.value > n.most {
-			k.fail("limits."+n.key, "", "%d: expected 0 (the default) to %d", n.value, n.most)
+			found(n.key, n.value, n.most)
 		}
 	}
 }

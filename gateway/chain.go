@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"syscall"
+	"time"
 
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/crypt/secret"
@@ -161,7 +162,11 @@ func (o *opener) fetch(ctx context.Context) ([]*secret.Bytes, error) {
 func (o *opener) unlock(ctx context.Context, level int, passphrases []*secret.Bytes) (*luks.VolumeKey, error) {
 	l := o.chain[level]
 	number, assumed := o.cfg.keyOf(level)
+	start := time.Now()
 	vk, err := l.header.Unlock(ctx, l.at, passphrases[number], luks.UnlockOptions{KDFMemoryLimitBytes: o.cfg.KDFMemoryLimitBytes})
+	if o.cfg.Observer != nil {
+		o.cfg.Observer.Unlocked(time.Since(start), err)
+	}
 	if err == nil {
 		return vk, nil
 	}

@@ -40,9 +40,14 @@ type Config struct {
 	Lock   rbd.LockMode
 	// Takeover breaks another client's exclusive lock.
 	Takeover bool
-	Holes    volume.Holes
-	Zeroes   volume.Zeroes
-	Ceph     rbd.Config
+	// Standby opens the image beside the process that uses it: nothing is taken that Lock asks for, and nothing may be
+	// written until Export.Hold has done that.
+	Standby bool
+	Holes   volume.Holes
+	Zeroes  volume.Zeroes
+	Ceph    rbd.Config
+	// Observer is told what opening and using the image takes; nil is nobody.
+	Observer Observer
 	// Logger gets warnings; nil discards them.
 	Logger *slog.Logger
 }

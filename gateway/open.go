@@ -149,7 +149,11 @@ func (o *opener) volume(store volume.Store, header *luks.Header, vk *luks.Volume
 		return nil, err
 	}
 	o.ciphers = append(o.ciphers, cipher)
-	vol, err := volume.New(store, cipher, pool(), volume.Options{
+	var worker volume.Cipher = cipher
+	if o.cfg.Observer != nil {
+		worker = observed{cipher, o.cfg.Observer}
+	}
+	vol, err := volume.New(store, worker, pool(), volume.Options{
 		Geometry: geo, Holes: o.cfg.Holes, Zeroes: o.cfg.Zeroes, ReadOnly: readOnly,
 		Shared: !readOnly && o.src.rbd != nil && o.src.rbd.Shared(),
 	})

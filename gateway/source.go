@@ -20,6 +20,7 @@ import (
 type source struct {
 	store   volume.Store
 	closers []func() error // called last to first
+	hold    func() error   // does what a standby left out; nil where that is nothing
 
 	// Of an RBD image.
 	cluster *rbd.Cluster
@@ -58,11 +59,10 @@ func (s *source) close() error {
 func openSource(cfg Config) (*source, error) {
 	switch cfg.Image.Scheme {
 	case image.File:
-		f, err := file.Open(cfg.Image.Path, cfg.ReadOnly)
-		if err != nil {
-			return nil, err
+		if cfg.Standby {
+			return openFileStandby(cfg.Image.Path, cfg.ReadOnly)
 		}
-		return &source{store: f, closers: []func() error{f.Close}}, nil
+		return openFile(cfg.Image.Path, cfg.ReadOnly)
 	case image.Mem:
 		m, err := mem.New(cfg.Image.SizeBytes)
 		if err != nil {
@@ -72,6 +72,14 @@ func openSource(cfg Config) (*source, error) {
 	default:
 		return openRBD(cfg)
 	}
+}
+
+func openFileStandby(path string, readOnly bool) (*source, error) {
+	f, err := file.OpenStandby(path, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	return &source{store: f, closers: []func() error{f.Close}, hold: func() error { return f.Hold(readOnly) }}, nil
 }
 
 func openRBD(cfg Config) (*source, error) {
@@ -88,14 +96,14 @@ func openRBD(cfg Config) (*source, error) {
 	s := &source{cluster: cluster, closers: []func() error{func() error { release(); return nil }}}
 	if s.info, err = cluster.Describe(cfg.Image); err == nil {
 		s.rbd, err = cluster.Open(cfg.Image, rbd.OpenOptions{
-			ReadOnly: cfg.ReadOnly, Lock: cfg.Lock, Takeover: cfg.Takeover,
+			ReadOnly: cfg.ReadOnly, Lock: cfg.Lock, Takeover: cfg.Takeover, Standby: cfg.Standby,
 			Logger: cfg.Logger.With("image", cfg.Image.String()), Resized: func(int64) { s.resized() },
 		})
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	s.store = s.rbd
+	s.store, s.hold = s.rbd, s.rbd.Hold
 	s.closers = append(s.closers, s.rbd.Close)
 	return s, nil
 }

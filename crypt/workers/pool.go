@@ -18,7 +18,10 @@
 //     that, not for helpers which woke up too late to get a slice
 package workers
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // Task is a computation over independent units, for example sectors.
 type Task interface {
@@ -39,6 +42,24 @@ type Pool struct {
 	quit   chan struct{}
 	stop   sync.Once
 	wg     sync.WaitGroup
+
+	helpers int
+	busy    atomic.Int64
+	split   atomic.Uint64
+	shared  atomic.Uint64
+}
+
+// Stats are what a pool has done so far.
+type Stats struct {
+	Helpers int // goroutines that help callers
+	Busy    int // of them, those that do
+	// Split counts the tasks that were large enough to be split, and Shared those of them that a helper took part in.
+	Split, Shared uint64
+}
+
+// Stats returns the counters.
+func (p *Pool) Stats() Stats {
+	return Stats{Helpers: p.helpers, Busy: int(p.busy.Load()), Split: p.split.Load(), Shared: p.shared.Load()}
 }
 
 // New returns a pool that spreads a task over at most n goroutines, the
@@ -53,6 +74,8 @@ func New(n int) *Pool {
 		offers: make(chan *job),
 		free:   make(chan *job, 2*helpers),
 		quit:   make(chan struct{}),
+
+		helpers: helpers,
 	}
 	for range cap(p.free) {
 		p.free <- &job{done: make(chan struct{}, 1)}
@@ -85,6 +108,7 @@ func (p *Pool) Run(task Task, units, grainUnits int) {
 		return
 	}
 	sliceUnits := max(grainUnits/slicesPerGrain, 1)
+	p.split.Add(1)
 	j := p.take()
 	if j == nil {
 		runAlone(task, units, sliceUnits)
@@ -127,9 +151,13 @@ func (p *Pool) lead(j *job) {
 		j.settle()
 		p.put(j)
 	}()
-	turn := newTurn()
+	turn, shared := newTurn(), false
 	for {
 		if p.offer(j) {
+			if !shared {
+				shared = true
+				p.shared.Add(1)
+			}
 			// The scheduler keeps the goroutine made ready last for this
 			// processor, and another one that looks for work steals it only
 			// after some 50 µs. So let it run here now; it is this goroutine
@@ -167,9 +195,11 @@ func (p *Pool) help() {
 		case <-p.quit:
 			return
 		case j := <-p.offers:
+			p.busy.Add(1)
 			for turn := newTurn(); j.assist(); {
 				turn.yieldIfOver()
 			}
+			p.busy.Add(-1)
 			p.put(j)
 		}
 	}

@@ -122,6 +122,10 @@ func TestSmallRequestPassesLargeOne(t *testing.T) {
 		p.Run(c, units, 8)
 		c.check(t)
 	}
+	// Only the first task found idle helpers.
+	if s := p.Stats(); s != (Stats{Helpers: 2, Busy: 2, Split: 2, Shared: 1}) {
+		t.Errorf("while all helpers are busy: %+v", s)
+	}
 	hold.Do(0, 1) // the fourth opens the gate
 	<-finished
 }

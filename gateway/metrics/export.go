@@ -38,6 +38,9 @@ type Export struct {
 	keyFetched   atomic.Uint64
 	keyFailed    atomic.Uint64
 	keyNanos     atomic.Uint64
+	unlocked     atomic.Uint64
+	unlockFailed atomic.Uint64
+	unlockNanos  atomic.Uint64
 	cryptBytes   [2]atomic.Uint64 // decrypted, encrypted
 	cryptNanos   [2]atomic.Uint64
 	lockTaken    atomic.Uint64
@@ -75,6 +78,16 @@ func (e *Export) KeyFetched(took time.Duration, err error) {
 	}
 	e.keyFetched.Add(1)
 	e.keyNanos.Add(uint64(took))
+}
+
+// Unlocked tells that trying a passphrase on the keyslots of a header ended. It implements gateway.Observer, with Crypt.
+func (e *Export) Unlocked(took time.Duration, err error) {
+	e.unlockNanos.Add(uint64(took))
+	if err != nil {
+		e.unlockFailed.Add(1)
+		return
+	}
+	e.unlocked.Add(1)
 }
 
 // Lock sets the counters of an RBD image's exclusive lock, which only grow, and the number of requests that the cluster

@@ -27,7 +27,9 @@ type Image struct {
 
 // Open opens path and locks it against other writers, qemu's tools among them. Its errors wrap image.ErrUnreachable or
 // image.ErrBusy.
-func Open(path string, readOnly bool) (*Image, error) {
+func Open(path string, readOnly bool) (*Image, error) { return open(path, readOnly, false) }
+
+func open(path string, readOnly, standby bool) (*Image, error) {
 	name := "file:" + path
 	flags := os.O_RDWR
 	if readOnly {
@@ -37,13 +39,22 @@ func Open(path string, readOnly bool) (*Image, error) {
 	if err != nil {
 		return nil, openError(name, err, readOnly)
 	}
-	m, err := prepare(f, name, readOnly)
+	m, err := prepare(f, name)
+	if err == nil && !standby {
+		err = m.lock(readOnly)
+	}
 	if err != nil {
 		_ = f.Close()
 		return nil, err
 	}
 	return m, nil
 }
+
+// OpenStandby is Open without the locks. Nothing may be written until Hold has taken them.
+func OpenStandby(path string, readOnly bool) (*Image, error) { return open(path, readOnly, true) }
+
+// Hold locks a file that was opened with OpenStandby. Its errors are those of Open.
+func (m *Image) Hold(readOnly bool) error { return m.lock(readOnly) }
 
 func openError(name string, err error, readOnly bool) error {
 	cause := err
@@ -58,7 +69,7 @@ func openError(name string, err error, readOnly bool) error {
 	return fmt.Errorf("%s: %w: %w%s", name, image.ErrUnreachable, cause, hint)
 }
 
-func prepare(f *os.File, name string, readOnly bool) (*Image, error) {
+func prepare(f *os.File, name string) (*Image, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", name, image.ErrUnreachable, err)
@@ -71,11 +82,7 @@ func prepare(f *os.File, name string, readOnly bool) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", name, image.ErrUnreachable, err)
 	}
-	m := &Image{f: f, fd: int(f.Fd()), name: name, sizeBytes: size}
-	if err := m.lock(readOnly); err != nil {
-		return nil, err
-	}
-	return m, nil
+	return &Image{f: f, fd: int(f.Fd()), name: name, sizeBytes: size}, nil
 }
 
 // SizeBytes implements volume.Store.

@@ -166,3 +166,29 @@ func TestShrunkFile(t *testing.T) {
 		t.Error("reading past the end of a file that was cut succeeded")
 	}
 }
+
+// TestStandby opens a file beside its user, and holds it when that one has gone.
+func TestStandby(t *testing.T) {
+	path := newFile(t, 8192)
+	first, err := Open(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := OpenStandby(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if err := next.Hold(false); !errors.Is(err, image.ErrBusy) {
+		t.Errorf("held beside its user: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Hold(false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, false); !errors.Is(err, image.ErrBusy) {
+		t.Errorf("opened beside one that holds it: %v", err)
+	}
+}

@@ -58,7 +58,7 @@ func (c *Cluster) Open(ref image.Ref, opts OpenOptions) (*Image, error) {
 		return nil, err
 	}
 	err = m.readGeometry()
-	if err == nil && !opts.ReadOnly {
+	if err == nil && !opts.ReadOnly && !opts.Standby {
 		err = m.takeLock()
 	}
 	if err != nil {
@@ -66,6 +66,18 @@ func (c *Cluster) Open(ref image.Ref, opts OpenOptions) (*Image, error) {
 	}
 	m.monitor = startMonitor(m)
 	return m, nil
+}
+
+// Hold does for an image that was opened with Standby what the open left out. Its errors are those of Open.
+func (m *Image) Hold() error {
+	if m.opts.ReadOnly || !m.opts.Standby {
+		return nil
+	}
+	if err := m.takeLock(); err != nil {
+		return err
+	}
+	m.monitor.held()
+	return nil
 }
 
 func (m *Image) open() error {

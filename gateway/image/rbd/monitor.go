@@ -50,7 +50,7 @@ const (
 
 func startMonitor(m *Image) *monitor {
 	w := &monitor{m: m, quit: make(chan struct{}), dead: make(chan struct{})}
-	w.owner = m.opts.Lock == LockExclusive && !m.opts.ReadOnly
+	w.owner = m.opts.Lock == LockExclusive && !m.opts.ReadOnly && !m.opts.Standby
 	w.every(func() {
 		w.checkSize()
 		if m.hasLock && !m.opts.ReadOnly {
@@ -75,6 +75,13 @@ func (w *monitor) every(f func()) {
 			}
 		}
 	})
+}
+
+// held notes that an image in standby has become one in use.
+func (w *monitor) held() {
+	w.lockMu.Lock()
+	defer w.lockMu.Unlock()
+	w.owner = w.m.opts.Lock == LockExclusive
 }
 
 func (w *monitor) stop() {

@@ -7,17 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/luksgate/luksgate/attach"
 	"github.com/luksgate/luksgate/gateway"
+	"github.com/luksgate/luksgate/gateway/access"
 	"github.com/luksgate/luksgate/gateway/image"
 	"github.com/luksgate/luksgate/nbdserver"
 )
@@ -26,17 +26,20 @@ import (
 const drainTimeout = 60 * time.Second
 
 type exportFlags struct {
-	image          imageFlags
-	socket, listen string
-	name           string
-	description    string
-	once, verbose  bool
+	image         imageFlags
+	at            listenFlags
+	tls           tlsFlags
+	allow         allowFlags
+	limits        limitFlags
+	name          string
+	description   string
+	once, verbose bool
 }
 
 func newExport(s std) *cobra.Command {
 	var f exportFlags
 	cmd := &cobra.Command{
-		Use:   "export IMAGE (--socket PATH | --listen HOST:PORT)",
+		Use:   "export IMAGE (--socket PATH | --listen HOST:PORT | --stdio)",
 		Short: "Serve one image over NBD, in the foreground",
 		Long: `Open IMAGE, decrypt it and serve the plaintext over NBD until SIGTERM or SIGINT.
 
@@ -44,29 +47,53 @@ IMAGE is rbd:POOL/[NAMESPACE/]IMAGE[@SNAPSHOT], file:PATH, or mem:SIZE (plaintex
 
 The export is ready when its NBD URI is printed on standard output; everything else goes to standard error. SIGTERM
 finishes the requests under way, closes the image and exits 0. An image without a LUKS header is refused unless --plain
-is given. Without --key-file and --key-fd the passphrase is asked for at the terminal.`,
+is given. Without --key-file and --key-fd the passphrase is asked for at the terminal.
+
+Clients come to a socket, to an address, to listening sockets that systemd or a test suite passes (LISTEN_FDS), or one
+of them is at the other end of standard input and output (--stdio), which ends the export when it leaves.`,
 		Example: `  luksgate export rbd:volumes/vm1 --key-file vm1.key --socket /run/luksgate/vm1.sock --name vm1
   luksgate export rbd:volumes/vm1@yesterday --key-file vm1.key --listen 127.0.0.1:10809
   luksgate export file:/srv/images/vm1.luks --key-fd 3 --socket /tmp/vm1.sock 3< vm1.key
-  luksgate export mem:1G --socket /tmp/bench.sock`,
+  luksgate export rbd:volumes/vm1 --key-file vm1.key --listen :10809 --tls-cert server.pem --tls-key server.key \
+      --tls-ca ca.pem --allow-certificate '*.compute.example.com'
+  luksgate export mem:1G --socket /tmp/bench.sock
+  nbdsh -c 'h.connect_command(["luksgate", "export", "--stdio", "mem:1M"])' -c 'print(h.get_size())'`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), s, args[0]) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.socket, "socket", "", "unix socket to serve on")
-	fs.StringVar(&f.listen, "listen", "", "HOST:PORT to serve on (port 0: any free one)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := f.check(s, fs); err != nil {
+			return err
+		}
+		return f.run(cmd.Context(), s, args[0])
+	}
+	f.at.add(fs)
+	f.tls.add(fs)
+	f.allow.add(fs)
 	fs.StringVar(&f.name, "name", "", "name of the export; clients may also ask for the default export (default: the image's name)")
 	fs.StringVar(&f.description, "description", "", "text that clients can read")
 	fs.BoolVar(&f.once, "once", false, "exit when the last connection of the first client has gone")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
+	f.limits.add(fs)
 	f.image.add(fs)
 	return cmd
 }
 
-func (f *exportFlags) run(ctx context.Context, s std, arg string) error {
-	if (f.socket == "") == (f.listen == "") {
-		return usage("give one of --socket and --listen")
+// check finds what is wrong with the flags together, before anything is opened.
+func (f *exportFlags) check(s std, flags *pflag.FlagSet) error {
+	if err := f.tls.check(); err != nil {
+		return err
 	}
+	if err := f.at.check(s, &f.image.key, flags); err != nil {
+		return err
+	}
+	if r := f.allow.rules; len(r.Users)+len(r.Groups) > 0 && len(r.Certificates) == 0 && !f.at.local() {
+		return usage("--allow-user and --allow-group are for unix sockets; for clients of TCP there is --allow-certificate")
+	}
+	return nil
+}
+
+func (f *exportFlags) run(ctx context.Context, s std, arg string) error {
 	log := newLogger(s.err, f.verbose)
 	cfg, err := f.image.config(s, arg, log)
 	if err != nil {
@@ -78,6 +105,10 @@ func (f *exportFlags) run(ctx context.Context, s std, arg string) error {
 	if len(f.name) > attach.MaxExportNameBytes {
 		return usage("--name has %d bytes, NBD allows %d", len(f.name), attach.MaxExportNameBytes)
 	}
+	options, policy, err := f.server(log)
+	if err != nil {
+		return err
+	}
 	if ctx == nil {
 		ctx = context.Background()
 	}
@@ -87,34 +118,58 @@ func (f *exportFlags) run(ctx context.Context, s std, arg string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.serve(ctx, s, exp, log), exp.Close())
+	options.Catalog = gateway.Single{
+		Info:   nbdserver.ExportInfo{Name: f.name, Description: f.description},
+		Export: exp, Policy: policy,
+	}
+	return errors.Join(f.serve(ctx, s, exp, options), exp.Close())
 }
 
-// serve serves exp until ctx ends, or with --once until no client is left.
-func (f *exportFlags) serve(ctx context.Context, s std, exp *gateway.Export, log *slog.Logger) error {
-	l, uri, err := f.bind()
+// server is what the flags say about the server.
+func (f *exportFlags) server(log *slog.Logger) (nbdserver.Options, *access.Policy, error) {
+	o := nbdserver.Options{Logger: log}
+	var err error
+	if o.Limits, err = f.limits.server(); err != nil {
+		return o, nil, err
+	}
+	policy, err := f.allow.policy(f.tls.files.ClientCA)
+	if err != nil {
+		return o, nil, err
+	}
+	o.TLS, err = f.tls.options(log)
+	return o, policy, err
+}
+
+// serve serves exp until ctx ends, or until no client is left with --once and --stdio.
+func (f *exportFlags) serve(ctx context.Context, s std, exp *gateway.Export, o nbdserver.Options) error {
+	listeners, uris, err := f.at.bind()
 	if err != nil {
 		return err
 	}
-	watch := newClientWatch()
-	server := nbdserver.New(nbdserver.Options{
-		Catalog: gateway.Single{
-			Info:   nbdserver.ExportInfo{Name: f.name, Description: f.description},
-			Export: exp,
-		},
-		Logger: log, Metrics: watch,
-	})
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(context.WithoutCancel(ctx), l) }()
-	fmt.Fprintln(s.out, uri)
-	gone := watch.gone
-	if !f.once {
-		gone = nil
+	var gone chan struct{}
+	if f.once { // counting clients costs two looks at the clock for each request
+		watch := newClientWatch()
+		o.Metrics, gone = watch, watch.gone
+	}
+	server := nbdserver.New(o)
+	done := make(chan error, len(listeners)+1)
+	for _, l := range listeners {
+		go func() { done <- server.Serve(context.WithoutCancel(ctx), l) }()
+	}
+	if f.at.conn != nil {
+		go func() {
+			server.ServeConn(context.WithoutCancel(ctx), f.at.conn)
+			done <- nbdserver.ErrServerClosed
+		}()
+	}
+	for _, u := range uris {
+		u.Export, u.TLS = f.name, f.tls.mode == tlsRequired
+		fmt.Fprintln(s.out, u)
 	}
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		log.Info("stopping: finishing what is under way")
+		o.Logger.Info("stopping: finishing what is under way")
 	case <-gone:
 	case <-exp.Dead():
 		err = fmt.Errorf("%w: %w", image.ErrUnreachable, exp.Err())
@@ -128,33 +183,6 @@ func (f *exportFlags) serve(ctx context.Context, s std, exp *gateway.Export, log
 		err = nil
 	}
 	return err
-}
-
-// bind listens, and returns the address in the form that clients take.
-func (f *exportFlags) bind() (net.Listener, attach.URI, error) {
-	u := attach.URI{Export: f.name}
-	if f.socket != "" {
-		path, err := filepath.Abs(f.socket)
-		if err != nil {
-			return nil, u, err
-		}
-		u.Socket = path
-		l, err := gateway.ListenUnix(f.socket)
-		return l, u, err
-	}
-	host, port, err := splitHostPort(f.listen)
-	if err != nil {
-		return nil, u, err
-	}
-	l, err := gateway.ListenTCP(host, port)
-	if err != nil {
-		return nil, u, err
-	}
-	u.Host, u.Port = host, l.Addr().(*net.TCPAddr).Port
-	if host == "" {
-		u.Host = "localhost"
-	}
-	return l, u, nil
 }
 
 // A clientWatch tells when the last connection to the export has gone. A client may have several.

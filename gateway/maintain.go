@@ -28,6 +28,8 @@ type Held struct {
 	dev  headerDevice
 	// data is the image that belongs to a new detached header.
 	data *source
+	// clone is set where a clone is to be formatted with a key of its own.
+	clone *clone
 	// header is what is there now; it is nil, with headerErr saying why, or not to be unlocked for what headerErr says.
 	header    *luks.Header
 	headerErr error

@@ -75,13 +75,21 @@ func createHeader(path string) (created bool, err error) {
 	return true, errors.Join(f.Truncate(newHeaderBytes), f.Close())
 }
 
-// formattable refuses images in whose chain a new header would be wrong.
+// formattable looks at the chain of an image, and refuses those for which a new header would be wrong.
 func (h *Held) formattable() error {
 	src := h.image()
-	if src.info != nil && src.info.Parent != nil {
-		return fmt.Errorf("%s: %w: it is a clone of %s, whose bytes are not encrypted with a new key; flatten it first (rbd flatten)",
-			h.cfg.Image, luks.ErrUnsupported, src.info.Parent.Name)
+	if src.info == nil || src.info.Parent == nil {
+		return nil
 	}
+	if h.data != nil {
+		return fmt.Errorf("%s: %w: it is a clone of %s, whose bytes are not encrypted with a new key, and with a detached header there is "+
+			"one key for all; flatten it first (luksgate flatten --plain)", h.cfg.Image, luks.ErrUnsupported, src.info.Parent.Name)
+	}
+	c, err := readClone(src)
+	if err != nil {
+		return fmt.Errorf("%s: %w", h.cfg.Image, err)
+	}
+	h.clone = c
 	return nil
 }
 
@@ -96,6 +104,9 @@ func (h *Held) image() *source {
 // InUse tells what formatting would destroy, in an error that matches luks.ErrInUse, as far as can be told at a glance:
 // Format looks at every byte.
 func (h *Held) InUse() error {
+	if h.clone != nil {
+		return h.cloneInUse()
+	}
 	if what := h.Contains(); what != "" {
 		return fmt.Errorf("%s: %w: it begins with %s", h.name, luks.ErrInUse, what)
 	}
@@ -117,10 +128,7 @@ func (h *Held) Format(ctx context.Context, opts luks.FormatOptions) (*luks.Heade
 			return nil, err
 		}
 	}
-	opts.Detached = h.data != nil
-	if h.src.info != nil {
-		opts.DataAlignmentBytes = h.src.info.StripePeriodBytes()
-	}
+	opts = h.complete(opts)
 	warnUnlocked(h.cfg.Logger)
 	header, vk, err := luks.Format(ctx, h.dev, h.sizeBytes(), opts)
 	if err != nil {
@@ -129,6 +137,18 @@ func (h *Held) Format(ctx context.Context, opts luks.FormatOptions) (*luks.Heade
 	vk.Release()
 	h.header, h.headerErr = header, nil
 	return header, nil
+}
+
+// complete fills in what the image says. What a clone shows where its header goes is its parent's, which stays where it is.
+func (h *Held) complete(opts luks.FormatOptions) luks.FormatOptions {
+	opts.Detached = h.data != nil
+	if h.src.info != nil {
+		opts.DataAlignmentBytes = h.src.info.StripePeriodBytes()
+	}
+	if h.clone != nil {
+		opts.CloneMagic, opts.Force = true, true
+	}
+	return opts
 }
 
 // DataBytes is the size of the plaintext under the header that is there.

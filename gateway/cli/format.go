@@ -5,6 +5,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,10 @@ stripe period of an RBD image (4 MiB by default), without which librbd would not
 
 An image that holds a LUKS header or anything else where the header goes is refused without --force. At a terminal the
 passphrase is asked for twice, and there is a question first, unless --yes or --force is given.
+
+A clone gets a key of its own: what it shows of its parent stays readable, with the parent's key where that is encrypted,
+and what is written to it is encrypted with the new one. Ceph 18 opens such clones too. Clones that have been written to
+are refused without --force.
 ` + alone + `
 
 With --header the header goes to a file, which is made if there is none, and the data begin with IMAGE's first byte.`,
@@ -124,9 +129,26 @@ func (f *formatFlags) run(ctx context.Context, s std, arg string) error {
 	return forceHint(err)
 }
 
+// warnLoss says what of its parent a clone will not show any more.
+func warnLoss(s std, held *gateway.Held, opts luks.FormatOptions) error {
+	loss, err := held.Loss(opts)
+	if err != nil || loss == nil {
+		return err
+	}
+	parent, _, _ := strings.Cut(loss.Parent, "@")
+	fmt.Fprintf(s.err, "luksgate: warning: the last %s of %s, from byte %d of its data on, cannot be seen through %s, whose header takes "+
+		"their room; making the clone larger does not bring them back. To keep them, make the parent larger by %s before the snapshot "+
+		"(luksgate resize %s), and clone that snapshot\n",
+		bytesText(loss.Bytes), loss.Parent, loss.FromByte, held.Name(), bytesText(loss.GrowBytes), parent)
+	return nil
+}
+
 func (f *formatFlags) format(ctx context.Context, s std, held *gateway.Held, source key.Source, opts luks.FormatOptions) error {
 	// Before anybody thinks of a passphrase.
 	if err := held.InUse(); err != nil && !f.force {
+		return err
+	}
+	if err := warnLoss(s, held, opts); err != nil {
 		return err
 	}
 	if !f.force && !f.yes {

@@ -15,6 +15,7 @@ DEMO    ?= ceph
 BENCH_FLAGS ?=
 
 LINT_VERSION := v2.15.0
+VULN_VERSION := v1.9.0
 
 # Looked up when a recipe runs, after what it depends on has installed them.
 GO      = $(or $(shell deploy/find-go),$(error no Go: see above))
@@ -57,6 +58,11 @@ install: build ## put the program, man pages and completions below $(DESTDIR)$(P
 	bin/luksgate completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/luksgate
 	bin/luksgate completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_luksgate
 	bin/luksgate completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/luksgate.fish
+
+.PHONY: dist
+dist: ## dist/: packages of the last commit for Debian 11+, Ubuntu 20.04+, with and without a librbd of their own (root)
+	@deploy/install-deps go build dist
+	@deploy/package/build
 
 .PHONY: clean
 clean: ## remove what was built
@@ -102,6 +108,19 @@ test-arm64: ## the tests of what has assembly, unsafe or byte order in it as an 
 	GOARCH=arm64 $(GO_PURE) test -tags noceph -short -exec "$$(command -v qemu-aarch64-static)" \
 	  -skip '$(NOT_EMULATED)' ./crypt/xts/... ./crypt/workers/... ./crypt/volume/... ./crypt/secret/... \
 	  ./crypt/luks/luks1 ./crypt/luks/luks2 ./nbdserver/wire/... ./nbdserver/buffer/...
+
+.PHONY: test-dist
+test-dist: ## build the packages, install, use, upgrade and purge them on booted systems of Debian 11 (root, long)
+	@deploy/install-deps go build test ceph dist
+	deploy/package/build
+	deploy/chroot/chroot make bullseye
+	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
+	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -count=1 -timeout 40m -v ./deploy/package/... ./deploy/ansible/...
+
+.PHONY: vulncheck
+vulncheck: ## look for known vulnerabilities in what the program calls (needs the vulnerability database)
+	@deploy/install-deps go build
+	@deploy/vulncheck "$(GO)" "$(VULN_VERSION)"
 
 .PHONY: check
 check: ## gofmt, vet, golangci-lint, shellcheck; generated files are up to date

@@ -146,7 +146,7 @@ func (h *handshake) infoOrGo(id uint32, data []byte) (session, bool, error) {
 	}
 	sess, err := h.session()
 	if err != nil {
-		h.server.log.Warn("export refused", "export", o.info.Name, "peer", h.peer, "error", err)
+		h.refused(reasonLimit, o.info.Name, err)
 		return session{}, false, h.replyError(id, wire.RepErrPolicy, "export has its maximum of connections")
 	}
 	sess, err = h.handOver(sess, out)
@@ -181,16 +181,27 @@ func (h *handshake) describe(id uint32, o *openedExport, requests []uint16) []by
 
 // openReason is the metric's reason for an error of Catalog.Open.
 func (h *handshake) openReason(err error) string {
-	if errors.Is(err, ErrDenied) {
+	switch {
+	case errors.Is(err, ErrDenied):
 		return reasonPolicy
+	case errors.Is(err, ErrUnknownExport):
+		return reasonUnknown
 	}
-	return reasonUnknown
+	return reasonOpen
+}
+
+// refused notes and logs why a client does not get what it asks for. The metric counts it when the connection ends, once.
+func (h *handshake) refused(reason, export string, err error) {
+	h.refusal = reason
+	if ok, dropped := h.server.refused.allow(time.Now(), 10); ok {
+		h.server.log.Warn("export not opened", "export", cut(export, 256), "peer", h.peer, "reason", reason, "error", err,
+			"lines_left_out", dropped)
+	}
 }
 
 // openError answers that an export cannot be had. The client is not told why: that is in the log.
 func (h *handshake) openError(id uint32, name string, err error) error {
-	h.server.log.Warn("export not opened", "export", cut(name, 256), "peer", h.peer, "error", err)
-	h.server.metrics.HandshakeFailed(h.openReason(err))
+	h.refused(h.openReason(err), name, err)
 	switch {
 	case errors.Is(err, ErrDenied):
 		return h.replyError(id, wire.RepErrPolicy, "not allowed")

@@ -26,6 +26,7 @@ const patience = 60 * time.Second
 type catalog struct {
 	devices map[string]nbdserver.Device
 	denied  map[string]bool
+	broken  map[string]bool
 	opens   func(name string, peer *nbdserver.Peer)
 }
 
@@ -43,6 +44,9 @@ func (c *catalog) List(_ context.Context, _ *nbdserver.Peer) ([]nbdserver.Export
 func (c *catalog) Open(_ context.Context, name string, peer *nbdserver.Peer) (nbdserver.ExportInfo, nbdserver.Device, error) {
 	if c.denied[name] {
 		return nbdserver.ExportInfo{}, nil, fmt.Errorf("uid 7: %w", nbdserver.ErrDenied)
+	}
+	if c.broken[name] {
+		return nbdserver.ExportInfo{}, nil, errors.New("the key source does not answer")
 	}
 	if c.opens != nil {
 		c.opens(name, peer)

@@ -31,6 +31,8 @@ type handshake struct {
 	noZeroes bool
 	tlsOn    bool
 	options  int
+	// refusal is the reason why the client was last refused what it asked for, or "".
+	refusal string
 
 	negotiated
 }
@@ -60,6 +62,7 @@ const (
 	reasonTLS      = "tls"
 	reasonPolicy   = "policy"
 	reasonUnknown  = "unknown_export"
+	reasonOpen     = "unavailable"
 	reasonProtocol = "protocol"
 	reasonClosed   = "closed"
 )
@@ -196,6 +199,7 @@ func (h *handshake) list(data []byte) error {
 	}
 	exports, err := h.endpoint.Catalog.List(h.ctx, h.peer)
 	if errors.Is(err, ErrDenied) {
+		h.refused(reasonPolicy, "", err)
 		return h.replyError(wire.OptList, wire.RepErrPolicy, "listing is not allowed")
 	}
 	if err != nil {

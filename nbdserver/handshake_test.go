@@ -7,7 +7,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -324,4 +326,68 @@ func TestConnectionLimits(t *testing.T) {
 	}
 	first.disconnect()
 	third.goExport("")
+}
+
+// counts is a nbdserver.Metrics that remembers failed handshakes.
+type counts struct {
+	mu sync.Mutex
+	by map[string]int
+}
+
+func (c *counts) HandshakeFailed(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.by[reason]++
+}
+
+func (c *counts) Connected(string) nbdserver.ConnMetrics { return nil }
+
+// TestFailedHandshakesAreCountedOnce goes through the reasons: each connection without an export counts once, however
+// often it was refused, and one that finds an export in the end does not.
+func TestFailedHandshakesAreCountedOnce(t *testing.T) {
+	devices := map[string]nbdserver.Device{"": memdevice.New(1 << 20)}
+	for _, c := range []struct {
+		reason string
+		client func(x *client)
+	}{
+		{"policy", func(x *client) {
+			x.expect(wire.OptInfo, infoData("secret"), wire.RepErrPolicy)
+			x.expect(wire.OptGo, infoData("secret"), wire.RepErrPolicy)
+			x.expect(wire.OptAbort, nil, wire.RepAck)
+		}},
+		{"policy", func(x *client) { x.write(option(wire.OptExportName, []byte("secret"))) }},
+		{"policy", func(x *client) {
+			x.expect(wire.OptGo, infoData("secret"), wire.RepErrPolicy)
+			_ = x.c.Close()
+		}},
+		{"unknown_export", func(x *client) { x.expect(wire.OptGo, infoData("nope"), wire.RepErrUnknown); _ = x.c.Close() }},
+		{"unavailable", func(x *client) { x.expect(wire.OptGo, infoData("broken"), wire.RepErrUnknown); _ = x.c.Close() }},
+		{"protocol", func(x *client) { x.write(make([]byte, 16)) }},
+		{"closed", func(x *client) { _ = x.c.Close() }},
+		{"", func(x *client) {
+			x.expect(wire.OptInfo, infoData(""), wire.RepAck)
+			x.expect(wire.OptAbort, nil, wire.RepAck)
+		}},
+		{"", func(x *client) {
+			x.expect(wire.OptGo, infoData("secret"), wire.RepErrPolicy)
+			x.goExport("")
+			x.disconnect()
+		}},
+	} {
+		m := &counts{by: map[string]int{}}
+		s := newServer(t, nbdserver.Options{Metrics: m,
+			Catalog: &catalog{devices: devices, denied: map[string]bool{"secret": true}, broken: map[string]bool{"broken": true}}})
+		x := hello(t, s, bothFlags)
+		c.client(x)
+		x.gone()
+		want := map[string]int{}
+		if c.reason != "" {
+			want[c.reason] = 1
+		}
+		m.mu.Lock()
+		if !maps.Equal(m.by, want) {
+			t.Errorf("counted %v, want %v", m.by, want)
+		}
+		m.mu.Unlock()
+	}
 }

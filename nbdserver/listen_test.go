@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,8 +107,21 @@ func TestPeerCredentialsReachTheCatalog(t *testing.T) {
 	if !peer.HasCredentials || int(peer.UID) != os.Getuid() || int(peer.GID) != os.Getgid() || int(peer.PID) != os.Getpid() {
 		t.Errorf("peer %+v", peer)
 	}
-	if peer.CertificateName() != "" {
+	if peer.CertificateName() != "" || len(peer.CertificateNames()) != 0 {
 		t.Error("certificate without TLS")
+	}
+	groups, err := os.Getgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := peer.AllGroups()
+	for _, g := range append(groups, os.Getgid()) {
+		if !slices.Contains(all, uint32(g)) {
+			t.Errorf("groups %v of the client lack %d", all, g)
+		}
+	}
+	if len(all) > len(groups)+1 || all[0] != peer.GID {
+		t.Errorf("groups %v, want %v", all, groups)
 	}
 }
 
@@ -149,6 +163,21 @@ func TestSocketActivation(t *testing.T) {
 	_ = conn.Close()
 	cancel()
 	<-done
+}
+
+func TestActivationRefusesWhatDoesNotListen(t *testing.T) {
+	near, far := socketPair(t)
+	defer func() { _, _ = near.Close(), far.Close() }()
+	f, err := near.(*net.UnixConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	for _, fd := range []int{int(f.Fd()), 1 << 20} {
+		if _, err := nbdserver.ActivationFrom(fd, 1, nil); err == nil || !strings.Contains(err.Error(), "no listening socket") {
+			t.Errorf("descriptor %d: %v", fd, err)
+		}
+	}
 }
 
 func TestActivationIsForTheProcessThatIsMeant(t *testing.T) {

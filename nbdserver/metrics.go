@@ -9,8 +9,9 @@ import (
 
 // Metrics is told what happens. Its methods are called by many goroutines at once and must not block.
 type Metrics interface {
-	// HandshakeFailed is called once for a connection that did not get to an export. The reasons are few constants:
-	// limit, timeout, tls, policy, unknown_export, protocol, closed.
+	// HandshakeFailed is called once for a connection that did not get to an export, when it ends. The reasons are few
+	// constants: limit, timeout, tls, policy, unknown_export, unavailable (the export could not be opened), protocol,
+	// closed.
 	HandshakeFailed(reason string)
 
 	// Connected is called when a connection has an export; the result is told about its requests.

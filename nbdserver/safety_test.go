@@ -147,6 +147,27 @@ func TestStalledClientsAreDropped(t *testing.T) {
 	})
 }
 
+// TestIdleClientsAreDropped only where it is asked for, and only clients that wait for nothing.
+func TestIdleClientsAreDropped(t *testing.T) {
+	everyWay(t, func(t *testing.T, mode string, device func(int64) *memdevice.Device) {
+		s := newServer(t, nbdserver.Options{Catalog: one(device(1 << 20)), Limits: nbdserver.Limits{Idle: 20 * time.Millisecond}})
+		c := dial(t, s, mode)
+		c.expectEnd()
+		c.gone()
+	})
+	const idle = 500 * time.Millisecond
+	release := make(chan struct{})
+	d := &faulty{Device: deferred(1 << 20), before: func(string, int64, int64) error { <-release; return nil }}
+	s := newServer(t, nbdserver.Options{Catalog: one(d), Limits: nbdserver.Limits{Idle: idle}})
+	c := dial(t, s, "structured")
+	cookie := c.send(wire.CmdFlush, 0, 0, 0, nil)
+	time.Sleep(2 * idle) // the device takes its time: that is not the client's fault
+	close(release)
+	c.receive(map[uint64]span{cookie: {}}, 1)
+	c.expectEnd()
+	c.gone()
+}
+
 // TestBudgetIsSharedWithoutDeadlock has many clients with more in flight than there is memory. They receive while they
 // send, as qemu, libnbd and the kernel do; one that does not could only be waited for until it counts as stalled.
 func TestBudgetIsSharedWithoutDeadlock(t *testing.T) {

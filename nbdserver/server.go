@@ -150,7 +150,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, e Endpoint) {
 	h := &handshake{server: s, endpoint: e, ctx: ctx, conn: c, plain: c, peer: peerOf(c)}
 	sess, stream, err := h.run()
 	if err != nil {
-		s.logHandshake(h.peer, err)
+		s.logHandshake(h, err)
 		return
 	}
 	keep = s.transmit(c, newConn(ctx, s, stream, h.peer, sess))
@@ -197,18 +197,24 @@ func (s *Server) transmit(raw net.Conn, t *conn) bool {
 	return detached
 }
 
-func (s *Server) logHandshake(peer *Peer, err error) {
+// logHandshake counts and logs a connection that did not get to an export. Clients that only look end without asking for
+// one, and a refusal was logged when it was answered.
+func (s *Server) logHandshake(h *handshake, err error) {
 	reason := reasonClosed
-	var h *handshakeError
-	if errors.As(err, &h) {
-		reason = h.reason
+	var failure *handshakeError
+	if errors.As(err, &failure) {
+		reason = failure.reason
+	}
+	if reason == reasonClosed && h.refusal != "" {
+		s.metrics.HandshakeFailed(h.refusal)
+		return
 	}
 	if errors.Is(err, errAborted) {
-		return // how clients end that only look
+		return
 	}
 	s.metrics.HandshakeFailed(reason)
 	if ok, dropped := s.refused.allow(time.Now(), 10); ok {
-		s.log.Warn("no session", "peer", peer, "reason", reason, "error", err, "lines_left_out", dropped)
+		s.log.Warn("no session", "peer", h.peer, "reason", reason, "error", err, "lines_left_out", dropped)
 	}
 }
 

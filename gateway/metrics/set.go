@@ -11,7 +11,7 @@ import (
 )
 
 // reasons are those of nbdserver.Metrics; another one counts as "other".
-var reasons = []string{"limit", "timeout", "tls", "policy", "unknown_export", "protocol", "closed", "other"}
+var reasons = []string{"limit", "timeout", "tls", "policy", "unknown_export", "unavailable", "protocol", "closed", "other"}
 
 // A Set counts for a daemon. It implements nbdserver.Metrics. Its methods may be called by many goroutines at once.
 type Set struct {

@@ -43,7 +43,7 @@ var importRules = []struct {
 	{"gateway/daemon", []string{"gateway", "crypt", "nbdserver", "golang.org/x/sys", "go.yaml.in/yaml", "github.com/prometheus/client_golang"}},
 	{"gateway/blockdev", []string{"nbdserver/wire", "github.com/pojntfx/go-nbd", "golang.org/x/sys"}},
 	{"gateway/doctor", []string{"attach", "crypt/xts", "gateway/image", "golang.org/x/sys"}},
-	{"gateway/cli", []string{"gateway", "attach", "crypt", "nbdserver", "github.com/spf13", "golang.org/x/term", "golang.org/x/sys"}},
+	{"gateway/cli", []string{"gateway", "attach", "crypt", "nbdserver", "bench", "github.com/spf13", "github.com/schollz/progressbar", "golang.org/x/term", "golang.org/x/sys"}},
 	{"gateway", []string{"gateway/image", "gateway/key", "gateway/layered", "crypt", "nbdserver", "golang.org/x/sys"}},
 	{"deploy/testenv", nil},
 	{"deploy/guest", []string{"golang.org/x/sys"}},
@@ -55,7 +55,7 @@ var importRules = []struct {
 // Packages of the standard library that only some layers may use.
 var restricted = map[string][]string{
 	"os/exec": {"bench", "deploy", "gateway/key/command", "gateway/daemon"},
-	"unsafe":  {"crypt/xts", "crypt/secret", "nbdserver/buffer", "nbdserver", "gateway/image/rbd"},
+	"unsafe":  {"crypt/xts", "crypt/secret", "nbdserver/buffer", "nbdserver", "gateway/image/rbd", "deploy/guest"},
 }
 
 type pkg struct {

@@ -71,7 +71,7 @@ over NBD to qemu or any other NBD client. It is for hosts whose qemu and libvirt
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.AddCommand(newExport(s), newInspect(s), newXML(s), newAttach(s), newDetach(s), newDoctor(s), newVersion(s))
+	root.AddCommand(newExport(s), newInspect(s), newXML(s), newAttach(s), newDetach(s), newDoctor(s), newBench(s), newVersion(s))
 	root.AddCommand(maintenanceCommands(s)...)
 	root.AddCommand(daemonCommands(s)...)
 	misuseIsUsage(root)

@@ -127,6 +127,11 @@ func (q *queue) do(image C.rbd_image_t, op C.int, iov [][]byte, offsetBytes, len
 		result = s.result
 	}
 	s.since.Store(0)
+	// Emptied while the slices are still held: when the next request overwrites these pointers, the garbage collector may
+	// look at the old ones, and must not find memory that it has freed meanwhile.
+	for i := range iov {
+		s.c.iov[i].iov_base = nil
+	}
 	s.pinner.Unpin()
 	q.free <- s
 	if result < 0 {

@@ -5,7 +5,9 @@ package nbdserver_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -17,16 +19,21 @@ import (
 	"github.com/luksgate/luksgate/deploy/testenv"
 	"github.com/luksgate/luksgate/nbdserver"
 	"github.com/luksgate/luksgate/nbdserver/memdevice"
+	"github.com/luksgate/luksgate/nbdserver/wire"
+	gonbdbackend "github.com/pojntfx/go-nbd/pkg/backend"
 	gonbd "github.com/pojntfx/go-nbd/pkg/client"
+	gonbdserver "github.com/pojntfx/go-nbd/pkg/server"
 )
 
 // listen serves a catalog on a unix socket and returns its path.
 func listen(t *testing.T, o nbdserver.Options) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nbd") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
+	return listenIn(t, testenv.SocketDir(t), o)
+}
+
+// listenIn is listen with the socket in a folder.
+func listenIn(t *testing.T, dir string, o nbdserver.Options) string {
+	t.Helper()
 	path := filepath.Join(dir, "s")
 	l, err := nbdserver.ListenUnix(path, nbdserver.SocketOptions{UID: -1, GID: -1})
 	if err != nil {
@@ -40,7 +47,6 @@ func listen(t *testing.T, o nbdserver.Options) string {
 		if err := <-done; !errors.Is(err, nbdserver.ErrServerClosed) {
 			t.Errorf("serve: %v", err)
 		}
-		_ = os.RemoveAll(dir)
 	})
 	return path
 }
@@ -127,28 +133,48 @@ func TestNbdcopyWithManyRequestsAndConnections(t *testing.T) {
 	})
 }
 
+// TestQemuTools has the qemu of this machine, and that of Debian 11 where there is a chroot of it, judge.
 func TestQemuTools(t *testing.T) {
-	testenv.Tool(t, "qemu-img")
-	testenv.Tool(t, "qemu-io")
-	in := filepath.Join(t.TempDir(), "in")
-	if err := os.WriteFile(in, noise(12, 16<<20), 0o600); err != nil {
+	t.Run("here", func(t *testing.T) {
+		bothKinds(t, 16<<20, func(t *testing.T, d *memdevice.Device) { qemuTools(t, testenv.Here(t), d) })
+	})
+	t.Run("qemu-5.2", func(t *testing.T) { qemuTools(t, testenv.Chroot(t, "bullseye"), deferred(16<<20)) })
+}
+
+// qemuTools does with qemu's tools what they can do over NBD. d is empty, of 16 MiB.
+func qemuTools(t *testing.T, s testenv.System, d *memdevice.Device) {
+	tool := func(name string, args ...string) string {
+		t.Helper()
+		r := testenv.RunCmd(t, s.Command(t, name, args...))
+		if r.ExitCode != 0 {
+			t.Fatal(r)
+		}
+		return r.Stdout + r.Stderr
+	}
+	u := uri(listenIn(t, s.Dir, nbdserver.Options{Catalog: one(d)}))
+	in, out := filepath.Join(s.Dir, "in"), filepath.Join(s.Dir, "out")
+	content := noise(12, 16<<20)
+	clear(content[5<<20 : 9<<20])
+	if err := os.WriteFile(in, content, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	bothKinds(t, 16<<20, func(t *testing.T, d *memdevice.Device) {
-		socket := listen(t, nbdserver.Options{Catalog: one(d)})
-		run(t, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", in, uri(socket))
-		expectAll(t, run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", in, uri(socket)), "Images are identical")
-		out := run(t, "qemu-io", "-f", "raw", "-c", "write -P 7 4097 70000", "-c", "read -P 7 4097 70000",
-			"-c", "write -f -P 8 1M 4k", "-c", "read -P 8 1M 4k", "-c", "write -z 2M 1M", "-c", "read -P 0 2M 1M",
-			"-c", "write -z -u 4M 1M", "-c", "read -P 0 4M 1M", "-c", "discard 6M 1M", "-c", "flush",
-			"-c", "aio_write -P 9 8M 4M", "-c", "aio_write -P 10 12M 64k", "-c", "aio_flush", "-c", "read -P 9 8M 4M",
-			uri(socket))
-		if strings.Contains(out, "failed") || strings.Contains(out, "error") {
-			t.Error(out)
-		}
-		expectAll(t, run(t, "qemu-img", "map", "--output=json", "-f", "raw", uri(socket)), `"zero": true`)
-		expectAll(t, run(t, "qemu-img", "bench", "-c", "500", "-d", "16", "-f", "raw", uri(socket)), "Run completed")
-	})
+	tool("qemu-img", "convert", "-n", "-W", "-f", "raw", "-O", "raw", in, u)
+	expectAll(t, tool("qemu-img", "compare", "-f", "raw", "-F", "raw", in, u), "Images are identical")
+	expectAll(t, tool("qemu-img", "map", "--output=json", "-f", "raw", u), `{ "start": 5242880, "length": 4194304, "depth": 0, `, `"zero": true, "data": false`)
+	tool("qemu-img", "convert", "-f", "raw", "-O", "raw", u, out)
+	if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("another content came back (%v)", err)
+	}
+	said := tool("qemu-io", "-f", "raw", "-c", "write -P 7 4097 70000", "-c", "read -P 7 4097 70000",
+		"-c", "write -f -P 8 1M 4k", "-c", "read -P 8 1M 4k", "-c", "write -z 2M 1M", "-c", "read -P 0 2M 1M",
+		"-c", "write -z -u 4M 1M", "-c", "read -P 0 4M 1M", "-c", "discard 6M 1M", "-c", "flush",
+		"-c", "aio_write -P 9 8M 4M", "-c", "aio_write -P 10 12M 64k", "-c", "aio_flush", "-c", "read -P 9 8M 4M",
+		"-c", "read -P 10 12M 64k", u)
+	if strings.Contains(said, "failed") || strings.Contains(said, "error") {
+		t.Error(said)
+	}
+	expectAll(t, tool("qemu-img", "bench", "-c", "500", "-d", "16", "-f", "raw", u), "Run completed")
+	expectAll(t, tool("qemu-img", "bench", "-w", "--flush-interval=50", "-c", "200", "-d", "16", "-s", "64k", "-f", "raw", u), "Run completed")
 }
 
 func TestNbdClientLists(t *testing.T) {
@@ -172,6 +198,53 @@ func TestGoNbdClient(t *testing.T) {
 	if err != nil || len(names) != 1 || names[0] != "disk" {
 		t.Errorf("%q, %v", names, err)
 	}
+}
+
+// TestGoNbdServerAnswersTheSame sends the same requests to go-nbd's server and to ours: that they mean the same does not
+// rest on our own client alone.
+func TestGoNbdServerAnswersTheSame(t *testing.T) {
+	const size = 1 << 20
+	near, far := socketPair(t)
+	theirs := &client{t: t, c: near, mode: "simple", served: make(chan struct{})}
+	go func() {
+		defer close(theirs.served)
+		defer func() { _ = far.Close() }()
+		exports := []*gonbdserver.Export{{Name: "disk", Backend: gonbdbackend.NewMemoryBackend(make([]byte, size))}}
+		_ = gonbdserver.Handle(far, exports, &gonbdserver.Options{MinimumBlockSize: 1, PreferredBlockSize: 4096, MaximumBlockSize: 1 << 20})
+	}()
+	t.Cleanup(func() { _ = near.Close() })
+	_ = near.SetDeadline(time.Now().Add(patience))
+	theirs.read(wire.GreetingBytes)
+	theirs.write(binary.BigEndian.AppendUint32(nil, wire.ClientFlagFixedNewstyle))
+	theirs.goExport("disk")
+	s := newServer(t, nbdserver.Options{Catalog: &catalog{devices: map[string]nbdserver.Device{"disk": memdevice.New(size)}}})
+	ours := hello(t, s, wire.ClientFlagFixedNewstyle)
+	ours.goExport("disk")
+	if theirs.size != ours.size || theirs.size != size {
+		t.Errorf("sizes %d and %d", theirs.size, ours.size)
+	}
+	both := func(command uint16, offset, length uint64, payload []byte) {
+		t.Helper()
+		a := theirs.do(command, 0, offset, length, bytes.Clone(payload))
+		b := ours.do(command, 0, offset, length, bytes.Clone(payload))
+		if a.errno != b.errno || !bytes.Equal(a.data, b.data) {
+			t.Errorf("command %d at %d of %d bytes: errors %d and %d, or other bytes", command, offset, length, a.errno, b.errno)
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 200 {
+		offset := uint64(random.IntN(size - 70000))
+		length := uint64(1 + random.IntN(70000))
+		if i%2 == 0 {
+			both(wire.CmdWrite, offset, length, noise(uint64(i), int(length)))
+		}
+		both(wire.CmdRead, offset, length, nil)
+	}
+	both(wire.CmdRead, 0, size, nil)
+	both(0x7f, 0, 0, nil) // no command of the protocol
+	both(wire.CmdRead, 4096, 512, nil)
+	theirs.disconnect()
+	ours.disconnect()
 }
 
 type plainList struct{ catalog }

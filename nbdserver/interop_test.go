@@ -272,10 +272,10 @@ func TestFioVerifies(t *testing.T) {
 // TestTLSWithLibnbd uses certificates as libvirt and libnbd lay them out.
 func TestTLSWithLibnbd(t *testing.T) {
 	testenv.Tool(t, "nbdinfo")
-	a := newAuthority(t)
-	a.issue("server", 2)
-	a.issue("client", 3)
-	certificates, err := nbdserver.LoadCertificates(a.files(), nil)
+	a := testenv.NewAuthority(t)
+	a.Issue("server", 2)
+	a.Issue("client", 3)
+	certificates, err := nbdserver.LoadCertificates(tlsFiles(a), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,15 +293,15 @@ func TestTLSWithLibnbd(t *testing.T) {
 	}()
 	defer func() { cancel(); <-done }()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	out := run(t, "nbdinfo", "nbds://localhost:"+port+"/?tls-certificates="+a.dir)
+	out := run(t, "nbdinfo", "nbds://localhost:"+port+"/?tls-certificates="+a.Dir)
 	expectAll(t, out, "newstyle-fixed with TLS", "export-size: 4194304")
-	source := filepath.Join(a.dir, "data")
+	source := filepath.Join(a.Dir, "data")
 	if err := os.WriteFile(source, noise(1, 4<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "nbdcopy", "--requests=16", source, "nbds://localhost:"+port+"/?tls-certificates="+a.dir)
-	back := filepath.Join(a.dir, "back")
-	run(t, "nbdcopy", "nbds://localhost:"+port+"/?tls-certificates="+a.dir, back)
+	run(t, "nbdcopy", "--requests=16", source, "nbds://localhost:"+port+"/?tls-certificates="+a.Dir)
+	back := filepath.Join(a.Dir, "back")
+	run(t, "nbdcopy", "nbds://localhost:"+port+"/?tls-certificates="+a.Dir, back)
 	if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, noise(1, 4<<20)) {
 		t.Errorf("another content came back (%v)", err)
 	}

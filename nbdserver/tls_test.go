@@ -4,106 +4,32 @@ package nbdserver_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/luksgate/luksgate/deploy/testenv"
 	"github.com/luksgate/luksgate/nbdserver"
 	"github.com/luksgate/luksgate/nbdserver/memdevice"
 	"github.com/luksgate/luksgate/nbdserver/wire"
 )
 
-// authority is a CA that lives as long as a test.
-type authority struct {
-	t    testing.TB
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	var der []byte
-	a.cert, a.key, der = a.make(template, nil, nil)
-	a.save("ca-cert.pem", "CERTIFICATE", der)
-	return a
-}
-
-func (a *authority) make(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, []byte) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key, der
-}
-
-// issue writes NAME-cert.pem and NAME-key.pem, as libvirt and libnbd name them.
-func (a *authority) issue(name string, serial int64) {
-	a.t.Helper()
-	_, key, der := a.make(&x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, a.cert, a.key)
-	a.save(name+"-cert.pem", "CERTIFICATE", der)
-	b, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.save(name+"-key.pem", "PRIVATE KEY", b)
-}
-
-func (a *authority) save(name, kind string, der []byte) {
-	a.t.Helper()
-	b := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-	if err := os.WriteFile(filepath.Join(a.dir, name), b, 0o600); err != nil {
-		a.t.Fatal(err)
-	}
-}
-
-func (a *authority) files() nbdserver.TLSFiles {
-	return nbdserver.TLSFiles{
-		Certificate: filepath.Join(a.dir, "server-cert.pem"),
-		Key:         filepath.Join(a.dir, "server-key.pem"),
-		ClientCA:    filepath.Join(a.dir, "ca-cert.pem"),
-	}
+func tlsFiles(a *testenv.Authority) nbdserver.TLSFiles {
+	return nbdserver.TLSFiles{Certificate: a.Path("server-cert.pem"), Key: a.Path("server-key.pem"), ClientCA: a.Path("ca-cert.pem")}
 }
 
 // clientConfig is what a client with that certificate, or none, uses.
-func (a *authority) clientConfig(name string, version uint16) *tls.Config {
-	a.t.Helper()
+func clientConfig(t testing.TB, a *testenv.Authority, name string, version uint16) *tls.Config {
+	t.Helper()
 	config := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost", MaxVersion: version}
-	config.RootCAs.AddCert(a.cert)
+	config.RootCAs.AddCert(a.Certificate)
 	if name != "" {
-		pair, err := tls.LoadX509KeyPair(filepath.Join(a.dir, name+"-cert.pem"), filepath.Join(a.dir, name+"-key.pem"))
+		pair, err := tls.LoadX509KeyPair(a.Path(name+"-cert.pem"), a.Path(name+"-key.pem"))
 		if err != nil {
-			a.t.Fatal(err)
+			t.Fatal(err)
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
@@ -111,12 +37,12 @@ func (a *authority) clientConfig(name string, version uint16) *tls.Config {
 }
 
 // secureServer returns a server with TLS and what its catalog saw.
-func secureServer(t testing.TB, required bool) (*nbdserver.Server, *authority, *nbdserver.Certificates, chan *nbdserver.Peer) {
+func secureServer(t testing.TB, required bool) (*nbdserver.Server, *testenv.Authority, *nbdserver.Certificates, chan *nbdserver.Peer) {
 	t.Helper()
-	a := newAuthority(t)
-	a.issue("server", 2)
-	a.issue("client", 3)
-	certificates, err := nbdserver.LoadCertificates(a.files(), nil)
+	a := testenv.NewAuthority(t)
+	a.Issue("server", 2)
+	a.Issue("client", 3)
+	certificates, err := nbdserver.LoadCertificates(tlsFiles(a), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +70,7 @@ func TestTLSVersions(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, mode := range modes {
 			c := hello(t, s, bothFlags)
-			if err := c.startTLS(a.clientConfig("client", version)); err != nil {
+			if err := c.startTLS(clientConfig(t, a, "client", version)); err != nil {
 				t.Fatal(err)
 			}
 			c.expect(wire.OptStartTLS, nil, wire.RepErrInvalid)
@@ -177,7 +103,7 @@ func TestTLSRequired(t *testing.T) {
 	c.expect(wire.OptGo, infoData(""), wire.RepErrTLSRequired)
 	c.expect(wire.OptInfo, infoData(""), wire.RepErrTLSRequired)
 	c.expect(wire.OptStartTLS, []byte{1}, wire.RepErrInvalid)
-	if err := c.startTLS(a.clientConfig("client", 0)); err != nil {
+	if err := c.startTLS(clientConfig(t, a, "client", 0)); err != nil {
 		t.Fatal(err)
 	}
 	c.goExport("")
@@ -193,7 +119,7 @@ func TestTLSOptional(t *testing.T) {
 	s, a, _, _ := secureServer(t, false)
 	dial(t, s, "structured").disconnect()
 	c := hello(t, s, bothFlags)
-	if err := c.startTLS(a.clientConfig("client", 0)); err != nil {
+	if err := c.startTLS(clientConfig(t, a, "client", 0)); err != nil {
 		t.Fatal(err)
 	}
 	c.goExport("")
@@ -201,11 +127,11 @@ func TestTLSOptional(t *testing.T) {
 
 func TestClientWithoutCertificateIsRefused(t *testing.T) {
 	s, a, _, peers := secureServer(t, true)
-	stranger := newAuthority(t)
-	stranger.issue("client", 9)
-	foreign := stranger.clientConfig("client", tls.VersionTLS12)
-	foreign.RootCAs = a.clientConfig("", 0).RootCAs
-	for _, config := range []*tls.Config{a.clientConfig("", tls.VersionTLS12), foreign} {
+	stranger := testenv.NewAuthority(t)
+	stranger.Issue("client", 9)
+	foreign := clientConfig(t, stranger, "client", tls.VersionTLS12)
+	foreign.RootCAs = clientConfig(t, a, "", 0).RootCAs
+	for _, config := range []*tls.Config{clientConfig(t, a, "", tls.VersionTLS12), foreign} {
 		c := hello(t, s, bothFlags)
 		if err := c.startTLS(config); err == nil {
 			t.Error("TLS came up")
@@ -223,7 +149,7 @@ func TestTLSForgetsEarlierState(t *testing.T) {
 	c := hello(t, s, bothFlags)
 	c.negotiate("structured")
 	c.setContexts("", "base:allocation")
-	if err := c.startTLS(a.clientConfig("client", 0)); err != nil {
+	if err := c.startTLS(clientConfig(t, a, "client", 0)); err != nil {
 		t.Fatal(err)
 	}
 	c.expect(wire.OptSetMetaContext, contextData("", "base:allocation"), wire.RepErrInvalid)
@@ -249,7 +175,7 @@ func TestCertificatesReload(t *testing.T) {
 	s, a, certificates, _ := secureServer(t, true)
 	serial := func() int64 {
 		c := hello(t, s, bothFlags)
-		if err := c.startTLS(a.clientConfig("client", 0)); err != nil {
+		if err := c.startTLS(clientConfig(t, a, "client", 0)); err != nil {
 			t.Fatal(err)
 		}
 		return c.c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
@@ -257,17 +183,17 @@ func TestCertificatesReload(t *testing.T) {
 	if n := serial(); n != 2 {
 		t.Fatalf("serial %d", n)
 	}
-	a.issue("server", 44)
+	a.Issue("server", 44)
 	later := time.Now().Add(time.Minute) // in case the file system's clock is coarse
 	for _, name := range []string{"server-cert.pem", "server-key.pem"} {
-		if err := os.Chtimes(filepath.Join(a.dir, name), later, later); err != nil {
+		if err := os.Chtimes(filepath.Join(a.Dir, name), later, later); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n := serial(); n != 44 {
 		t.Errorf("serial %d after the change, want 44", n)
 	}
-	if err := os.WriteFile(filepath.Join(a.dir, "server-cert.pem"), []byte("damaged"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(a.Dir, "server-cert.pem"), []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if n := serial(); n != 44 {
@@ -279,9 +205,9 @@ func TestCertificatesReload(t *testing.T) {
 }
 
 func TestTLSHandshakeHasADeadline(t *testing.T) {
-	a := newAuthority(t)
-	a.issue("server", 2)
-	certificates, err := nbdserver.LoadCertificates(a.files(), nil)
+	a := testenv.NewAuthority(t)
+	a.Issue("server", 2)
+	certificates, err := nbdserver.LoadCertificates(tlsFiles(a), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

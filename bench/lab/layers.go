@@ -55,7 +55,7 @@ func (l *Lab) inProcess(ctx context.Context, name string) (engine.Contestant, er
 func (l *Lab) configs(ctx context.Context, name string) (list []gateway.Config, offset int64, err error) {
 	if name == Plain && l.setup.Target.Scheme == image.Mem {
 		for range l.setup.Images {
-			list = append(list, gateway.Config{Image: l.setup.Target, Engine: gateway.EngineNative, Lock: rbd.LockNone})
+			list = append(list, gateway.Config{Image: l.setup.Target, Engine: gateway.EngineNative, Lock: rbd.LockCooperative})
 		}
 		return list, 0, nil
 	}

@@ -175,7 +175,7 @@ func (m *Maker) format(ctx context.Context, img *Image) error {
 // Config opens an image with one of the engines. The lock goes back and forth between those who measure in turns.
 func (m *Maker) Config(img *Image, engine gateway.Engine) gateway.Config {
 	return gateway.Config{
-		Image: img.Ref, Key: keyInMemory{m.Key}, Engine: engine, Lock: rbd.LockNone, Ceph: m.opts.Ceph, Logger: m.opts.Logger,
+		Image: img.Ref, Key: keyInMemory{m.Key}, Engine: engine, Lock: rbd.LockCooperative, Ceph: m.opts.Ceph, Logger: m.opts.Logger,
 	}
 }
 

@@ -109,7 +109,7 @@ func (s *Spec) open(ctx context.Context) (catalog, error) {
 			ref = image.Ref{Scheme: image.File, Path: scratch.FDPath(firstImage + i)}
 		}
 		export, err := gateway.Open(ctx, gateway.Config{
-			Image: ref, Key: held{passphrase}, Plain: s.Plain, Engine: s.Engine, Lock: rbd.LockNone, Ceph: s.Ceph,
+			Image: ref, Key: held{passphrase}, Plain: s.Plain, Engine: s.Engine, Lock: rbd.LockCooperative, Ceph: s.Ceph,
 		})
 		if err != nil {
 			return all, err

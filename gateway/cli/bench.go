@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -224,7 +225,12 @@ func (f *benchFlags) labOptions(s std, arg string) (lab.Options, error) {
 	}
 	o := lab.Options{
 		Target: ref, Layers: f.layers, Against: f.against, Version: f.luks, SectorBytes: f.sector,
-		Ceph: f.ceph.config(), Seed: f.seed, Logger: newLogger(s.err, f.verbose),
+		Ceph: f.ceph.config(), Seed: f.seed,
+	}
+	if f.verbose { // otherwise nobody wants to read how the lock goes from one contestant to the next
+		o.Logger = newLogger(s.err, true)
+	} else {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.SizeBytes, err = image.ParseSize(f.size); err != nil {
 		return o, usage("--size: %v", err)

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/luksgate/luksgate/bench/engine"
+	"github.com/luksgate/luksgate/bench/lab"
+	"github.com/luksgate/luksgate/bench/result"
+	"github.com/luksgate/luksgate/bench/scratch"
+	"github.com/luksgate/luksgate/bench/workload"
+)
+
+// fio is fio's rbd engine, which does requests on the raw image in its own process. It opens the image anew each time;
+// that is no part of what it measures, but of its processor time.
+type fio struct{}
+
+// Name implements lab.Peer.
+func (fio) Name() string { return "fio-rbd" }
+
+// Start implements lab.Peer.
+func (f fio) Start(ctx context.Context, setup *lab.Setup) (engine.Contestant, error) {
+	out, err := exec.CommandContext(ctx, "fio", "--enghelp").Output()
+	if err != nil || !strings.Contains(string(out), "rbd") {
+		return nil, fmt.Errorf("%w: there is no fio with an rbd engine here", lab.ErrAbsent)
+	}
+	images, err := setup.NewImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if images[0].Ref.Namespace != "" {
+		return nil, fmt.Errorf("%w: fio's rbd engine knows no namespaces", lab.ErrAbsent)
+	}
+	what := result.Contestant{Name: f.Name(), Text: "fio's rbd engine on the raw image, in process, nothing encrypted", Reference: setup.Reference(false)}
+	return &fioJobs{what, setup, images}, nil
+}
+
+type fioJobs struct {
+	what   result.Contestant
+	setup  *lab.Setup
+	images []*scratch.Image
+}
+
+// Info implements engine.Contestant.
+func (f *fioJobs) Info() result.Contestant { return f.what }
+
+// Close implements engine.Contestant.
+func (f *fioJobs) Close() error { return nil }
+
+// Run implements engine.Contestant.
+func (f *fioJobs) Run(ctx context.Context, w workload.Workload, seed uint64, win engine.Window) (result.Round, error) {
+	user := strings.TrimPrefix(f.setup.Ceph.User, "client.")
+	if user == "" {
+		user = "admin"
+	}
+	argv := []string{
+		"--ioengine=rbd", "--clientname=" + user, "--pool=" + f.images[0].Ref.Pool, "--rw=" + string(w.Kind),
+		fmt.Sprintf("--bs=%d", w.BlockBytes), fmt.Sprintf("--iodepth=%d", w.Depth), fmt.Sprintf("--numjobs=%d", w.Clients),
+		fmt.Sprintf("--offset=%d", f.images[0].DataOffsetBytes), fmt.Sprintf("--size=%d", f.setup.SizeBytes),
+		"--rwmixread=70", "--time_based", fmt.Sprintf("--randseed=%d", seed), "--group_reporting", "--refill_buffers",
+		fmt.Sprintf("--ramp_time=%dms", max(time.Until(win.From).Milliseconds(), 0)),
+		fmt.Sprintf("--runtime=%dms", win.To.Sub(win.From).Milliseconds()),
+		"--lat_percentiles=1", "--clat_percentiles=0", "--percentile_list=50:90:99:99.9", "--output-format=json",
+	}
+	for i, img := range f.images[:w.Images] {
+		argv = append(argv, "--name="+strconv.Itoa(i), "--rbdname="+img.Ref.Image)
+	}
+	cmd := exec.CommandContext(ctx, "fio", argv...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = stopTimeout
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if conf := f.setup.Ceph.ConfFile; conf != "" {
+		cmd.Env = append(os.Environ(), "CEPH_CONF="+conf)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return result.Round{}, fmt.Errorf("fio: %w\n%s", err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return parseFio(out, win.Seconds(), cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+}
+
+// fioSide is what fio reports of reads, or of writes.
+type fioSide struct {
+	IOPS    float64 `json:"iops"`
+	Total   float64 `json:"total_ios"`
+	Latency struct {
+		Mean       float64            `json:"mean"`
+		Max        float64            `json:"max"`
+		Percentile map[string]float64 `json:"percentile"`
+	} `json:"lat_ns"`
+}
+
+// parseFio takes the numbers out of fio's output. Percentiles of a mixed workload are those of its reads, of which there
+// are more.
+func parseFio(out []byte, seconds float64, cpu time.Duration) (result.Round, error) {
+	var doc struct {
+		Jobs []struct {
+			Error int     `json:"error"`
+			Read  fioSide `json:"read"`
+			Write fioSide `json:"write"`
+		} `json:"jobs"`
+	}
+	start := max(bytes.IndexByte(out, '{'), 0) // warnings may come first
+	if err := json.Unmarshal(out[start:], &doc); err != nil {
+		return result.Round{}, fmt.Errorf("fio: its output is no JSON: %w", err)
+	}
+	if len(doc.Jobs) != 1 || doc.Jobs[0].Error != 0 || doc.Jobs[0].Read.Total+doc.Jobs[0].Write.Total == 0 {
+		return result.Round{}, fmt.Errorf("fio: %d groups of jobs, expected 1 without an error and with requests", len(doc.Jobs))
+	}
+	j := doc.Jobs[0]
+	side := j.Read
+	if side.Total == 0 {
+		side = j.Write
+	}
+	at := func(percentile string) float64 { return side.Latency.Percentile[percentile] / 1e3 }
+	requests := j.Read.Total + j.Write.Total
+	return result.Round{
+		Requests: uint64(requests), Seconds: seconds, IOPS: j.Read.IOPS + j.Write.IOPS,
+		Latency: result.Latency{
+			Mean: side.Latency.Mean / 1e3, P50: at("50.000000"), P90: at("90.000000"), P99: at("99.000000"), P999: at("99.900000"),
+			Max: side.Latency.Max / 1e3,
+		},
+		CPU: []result.CPU{{Process: "all in one process", Micros: float64(cpu) / 1e3 / requests}},
+	}, nil
+}

@@ -203,7 +203,8 @@ func (c *Console) Wait(tb testing.TB, word string, good func(rest string) bool) 
 			if strings.HasPrefix(line, "ERROR") || strings.Contains(line, "panic") {
 				tb.Fatalf("the guest says: %s", line)
 			}
-			if rest, ok := strings.CutPrefix(line+" ", word+" "); ok && (good == nil || good(rest)) {
+			rest, ok := strings.CutPrefix(line+" ", word+" ") // and not a longer word
+			if rest = strings.TrimSpace(rest); ok && (good == nil || good(rest)) {
 				return rest
 			}
 		}

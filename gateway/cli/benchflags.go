@@ -45,7 +45,7 @@ func (f *matrixFlags) add(fs *pflag.FlagSet) {
 }
 
 // given tells whether a flag was on the command line.
-func (f *matrixFlags) given(name string) bool { return f.fs.Changed(name) }
+func (f *matrixFlags) given(name string) bool { return f.fs != nil && f.fs.Changed(name) }
 
 // matrix is the choice, checked.
 func (f *matrixFlags) matrix() (workload.Matrix, error) {

@@ -2,7 +2,11 @@
 
 package nbdserver
 
-import "github.com/luksgate/luksgate/nbdserver/buffer"
+import (
+	"net"
+
+	"github.com/luksgate/luksgate/nbdserver/buffer"
+)
 
 // Poison makes released buffers unusable.
 func (s *Server) Poison() {
@@ -16,5 +20,7 @@ func (s *Server) ReadBufferStats() buffer.Stats { return s.reads.Stats() }
 // ErrnoOf is errnoOf.
 var ErrnoOf = errnoOf
 
-// ActivationFrom is activationListeners.
-var ActivationFrom = activationListeners
+// ActivationFrom is ActivationListeners without the environment.
+func ActivationFrom(first, n int, names []string) (map[string][]net.Listener, error) {
+	return ListenersOf(activationFiles(first, n, names))
+}

@@ -147,6 +147,9 @@ func TestDetachGivesUp(t *testing.T) {
 	slow.cookie++
 	request := slow.encode(wire.Request{Command: wire.CmdWrite, Cookie: slow.cookie, LengthBytes: uint64(len(payload))}, payload)
 	slow.write(request[:100_000])
+	for s.BufferStats().UsedBytes < int64(len(payload)) { // until the server is in the middle of it
+		time.Sleep(time.Millisecond)
+	}
 	if r := other.do(wire.CmdWrite, 0, 500_000, 4, []byte("abcd")); r.errno != 0 {
 		t.Fatal(r.errno)
 	}

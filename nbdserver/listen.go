@@ -140,10 +140,13 @@ func removeStale(path string) error {
 // firstActivationFD is where systemd puts the sockets it passes (sd_listen_fds(3)).
 const firstActivationFD = 3
 
-// ActivationListeners returns the listening sockets that systemd, or a test suite that does as it does, passed to this
-// process, by name (LISTEN_FDNAMES; "unknown" where there is none). None is no error. The environment is cleared, so
-// that children do not take them for theirs.
-func ActivationListeners() (map[string][]net.Listener, error) {
+// maxActivationFDs is more than systemd stores.
+const maxActivationFDs = 1 << 20
+
+// ActivationFiles returns the descriptors that systemd, or a test suite that does as it does, passed to this process, with
+// their names (LISTEN_FDNAMES; "unknown" where there is none). None is no error. The environment is cleared, so that
+// children do not take them for theirs.
+func ActivationFiles() ([]*os.File, error) {
 	pid, count, names := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES")
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		_ = os.Unsetenv(name)
@@ -152,29 +155,47 @@ func ActivationListeners() (map[string][]net.Listener, error) {
 		return nil, nil
 	}
 	n, err := strconv.Atoi(count)
-	if err != nil || n < 0 || n > 1024 {
-		return nil, fmt.Errorf("nbdserver: LISTEN_FDS is %q: expected a small number", count)
+	if err != nil || n < 0 || n > maxActivationFDs {
+		return nil, fmt.Errorf("nbdserver: LISTEN_FDS is %q: expected a number of at most %d", count, maxActivationFDs)
 	}
-	return activationListeners(firstActivationFD, n, strings.Split(names, ":"))
+	return activationFiles(firstActivationFD, n, strings.Split(names, ":")), nil
 }
 
-func activationListeners(first, n int, names []string) (map[string][]net.Listener, error) {
-	out := map[string][]net.Listener{}
-	for i := range n {
+func activationFiles(first, n int, names []string) []*os.File {
+	out := make([]*os.File, n)
+	for i := range out {
 		name := "unknown"
 		if i < len(names) && names[i] != "" {
 			name = names[i]
 		}
-		fd := first + i
-		unix.CloseOnExec(fd)
-		if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on == 0 {
-			return nil, fmt.Errorf("nbdserver: passed descriptor %d (%s) is no listening socket (with systemd: Accept=no)", fd, name)
+		unix.CloseOnExec(first + i)
+		out[i] = os.NewFile(uintptr(first+i), name)
+	}
+	return out
+}
+
+// ActivationListeners returns the listening sockets among the descriptors of ActivationFiles, by name. Anything else there
+// is an error.
+func ActivationListeners() (map[string][]net.Listener, error) {
+	files, err := ActivationFiles()
+	if err != nil {
+		return nil, err
+	}
+	return ListenersOf(files)
+}
+
+// ListenersOf makes listeners of files, by name, and closes the files.
+func ListenersOf(files []*os.File) (map[string][]net.Listener, error) {
+	out := map[string][]net.Listener{}
+	for _, f := range files {
+		name := f.Name()
+		if on, err := acceptsConnections(f); err != nil || !on {
+			return nil, fmt.Errorf("nbdserver: passed descriptor (%s) is no listening socket (with systemd: Accept=no)", name)
 		}
-		f := os.NewFile(uintptr(fd), name)
 		l, err := net.FileListener(f)
 		_ = f.Close()
 		if err != nil {
-			return nil, fmt.Errorf("nbdserver: passed socket %d (%s): %w", fd, name, err)
+			return nil, fmt.Errorf("nbdserver: passed socket (%s): %w", name, err)
 		}
 		if u, ok := l.(*net.UnixListener); ok {
 			u.SetUnlinkOnClose(false) // it is not ours
@@ -182,6 +203,16 @@ func activationListeners(first, n int, names []string) (map[string][]net.Listene
 		out[name] = append(out[name], l)
 	}
 	return out, nil
+}
+
+func acceptsConnections(f *os.File) (bool, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	on := 0
+	controlErr := raw.Control(func(fd uintptr) { on, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN) })
+	return on != 0, errors.Join(controlErr, err)
 }
 
 // StdioConn makes a connection of a program's standard input and output: one socket, as inetd and test suites pass it,

@@ -29,12 +29,14 @@ const maxExportBytes = 1 << 20
 
 // startAdmin listens for operators and, if configured, for Prometheus on the network.
 func (d *Daemon) startAdmin(passed *passedSockets) error {
-	w := wish{network: "unix", address: d.config.Admin.Socket, access: d.config.Admin.Access}
+	d.adminSocket = d.config.Admin.Socket
+	w := wish{network: "unix", address: d.adminSocket, access: d.config.Admin.Access}
 	l, err := w.open(passed)
 	if err != nil {
 		return err
 	}
 	d.own[w.key()] = l
+	d.keep(w.key(), l)
 	d.admin = d.serveHTTP(l, d.adminHandler())
 	if address := d.config.Metrics.Address; address != "" {
 		w := wish{network: "tcp", address: address}
@@ -43,6 +45,7 @@ func (d *Daemon) startAdmin(passed *passedSockets) error {
 			return err
 		}
 		d.own[w.key()] = l
+		d.keep(w.key(), l)
 		mux := http.NewServeMux()
 		d.observe(mux)
 		d.tcp = d.serveHTTP(l, mux)
@@ -79,9 +82,13 @@ func (d *Daemon) observe(mux *http.ServeMux) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(d.metrics, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelError), EnableOpenMetrics: true,
-	}))
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		d.countAll()
+		scrape.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		d.alive()
 		answer(w, http.StatusOK, map[string]bool{"healthy": true})

@@ -29,7 +29,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/luksgate/luksgate/gateway"
 	"github.com/luksgate/luksgate/gateway/config"
+	"github.com/luksgate/luksgate/gateway/daemon/api"
 	"github.com/luksgate/luksgate/gateway/metrics"
 	"github.com/luksgate/luksgate/nbdserver"
 )
@@ -65,12 +67,19 @@ type Daemon struct {
 	notify  *notifier
 
 	server *nbdserver.Server
-	admin  *http.Server
-	tcp    *http.Server            // metrics for the network, or nil
-	own    map[string]net.Listener // of admin and tcp, by key
+
+	adminSocket string // of the start; a reload does not change it
+
+	admin *http.Server
+	tcp   *http.Server            // metrics for the network, or nil
+	own   map[string]net.Listener // of admin and tcp, by key
 
 	handover *os.File
 	gone     chan struct{} // closed when a successor has taken over
+
+	relays    sync.WaitGroup  // of clients with TLS that the successor serves
+	relayEnd  context.Context // when they are to finish
+	endRelays context.CancelFunc
 
 	ctx    context.Context // of everything that goes on in the background
 	cancel context.CancelFunc
@@ -83,6 +92,7 @@ type Daemon struct {
 	exports   map[string]*export
 	listeners map[string]*listener // by key
 	ready     bool
+	waiting   map[*nbdserver.Session]bool // clients that systemd kept, until their image is open
 }
 
 // New makes a daemon that does not run yet.
@@ -92,11 +102,12 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{
 		path: o.Path, load: o.Load, log: o.Logger, level: o.Level, build: o.Build, started: time.Now(), config: o.Config,
-		exports: map[string]*export{}, listeners: map[string]*listener{}, own: map[string]net.Listener{},
+		exports: map[string]*export{}, listeners: map[string]*listener{}, own: map[string]net.Listener{}, waiting: map[*nbdserver.Session]bool{},
 		handover: o.Handover, gone: make(chan struct{}),
 		notify: newNotifier(),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.relayEnd, d.endRelays = context.WithCancel(context.Background())
 	d.metrics = metrics.NewSet(o.Build, d.serverState)
 	keys, err := newKeyring(o.Config)
 	if err != nil {
@@ -116,10 +127,11 @@ func New(o Options) (*Daemon, error) {
 }
 
 func (d *Daemon) serverState() metrics.Server {
-	b := d.server.BufferStats()
+	b, w := d.server.BufferStats(), gateway.WorkerStats()
 	return metrics.Server{
 		Connections: d.server.Connections(), BudgetBytes: b.BudgetBytes, UsedBytes: b.UsedBytes, KeptBytes: b.KeptBytes,
 		Waiting: b.Waiting, Waited: b.Waited,
+		Workers: metrics.Workers{Helpers: w.Helpers, Busy: w.Busy, Split: w.Split, Shared: w.Shared},
 	}
 }
 
@@ -129,10 +141,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(err, d.stop())
 	}
 	d.becomeReady()
-	d.tasks.Go(func() { d.notify.watchdog(d.ctx, d.alive) })
+	d.tasks.Go(func() { d.notify.watchdog(d.ctx, d.answers) })
 	select {
 	case <-d.gone:
-		return d.leave()
+		return d.leave(ctx)
 	case <-ctx.Done():
 	}
 	d.log.Info("stopping: finishing what is under way")
@@ -142,11 +154,20 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 // start listens everywhere and opens what is to be open from the start.
 func (d *Daemon) start() error {
-	passed, err := takeActivation()
+	files, err := nbdserver.ActivationFiles()
+	if err != nil {
+		return fmt.Errorf("daemon: %w", err)
+	}
+	kept, files := d.takeStored(files)
+	passed, err := takeActivation(files)
 	if err != nil {
 		return err
 	}
-	defer passed.close()
+	passed.stored = kept.listen
+	defer passed.close(d.notify)
+	if kept.state != nil {
+		d.adoptExports(kept.state.Added, kept.state.Drained)
+	}
 	var taken *takeover
 	if d.handover != nil {
 		if taken, err = d.takeOver(passed); err != nil {
@@ -164,6 +185,7 @@ func (d *Daemon) start() error {
 	}
 	d.tasks.Go(d.retryListeners)
 	taken.serve(d)
+	d.resume(kept)
 	return nil
 }
 
@@ -226,13 +248,14 @@ func (d *Daemon) becomeReady() {
 func (d *Daemon) stop() error {
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
+	kept := d.keepable(drain)
 	err := d.server.Shutdown(drain)
 	if err != nil {
 		err = fmt.Errorf("requests were still under way after %v: %w", drainTimeout, err)
 	}
 	d.cancel()
 	d.stopAdmin(drain)
-	return errors.Join(err, d.closeAll())
+	return errors.Join(err, d.closeAll(), d.storeSessions(kept))
 }
 
 func (d *Daemon) closeAll() error {
@@ -271,10 +294,15 @@ func (d *Daemon) export(name string) *export {
 	return d.exports[name]
 }
 
-// alive tells that the locks that everybody needs can be had: the watchdog's question.
+// alive tells that the locks that everybody needs can be had.
 func (d *Daemon) alive() {
 	d.mu.Lock()
 	_ = d.ready
 	d.mu.Unlock()
 	_ = d.server.Connections()
+}
+
+// answers asks the daemon as an operator would, through its admin socket: the watchdog's question.
+func (d *Daemon) answers(ctx context.Context) error {
+	return api.NewClient(d.adminSocket).Health(ctx)
 }

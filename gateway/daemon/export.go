@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/luksgate/luksgate/gateway"
 	"github.com/luksgate/luksgate/gateway/access"
 	"github.com/luksgate/luksgate/gateway/config"
@@ -43,6 +45,7 @@ type export struct {
 	opening   chan struct{} // closed when the attempt under way has ended; nil if there is none
 	closing   chan struct{} // closed when the image is closed; nil if it is not being closed
 	image     *openImage    // nil unless open
+	standby   *openImage    // opened beside the predecessor, which uses it still; not to be used yet
 	users     int           // clients, and others that need the image open
 	grace     *time.Timer   // runs while the image is open and unused
 	drained   bool          // takes no new clients
@@ -56,7 +59,7 @@ type export struct {
 type openImage struct {
 	cfg    config.Export // with which it was opened
 	export *gateway.Export
-	size   int64
+	took   time.Duration // of the open
 	quit   chan struct{}
 	watch  sync.WaitGroup
 }
@@ -203,7 +206,10 @@ func (e *export) startOpenLocked() chan struct{} {
 	e.opening, e.failure, e.since = done, nil, time.Now()
 	cfg := e.cfg
 	e.daemon.tasks.Go(func() {
-		img, err := e.open(cfg)
+		img, err := e.open(cfg, false)
+		if err == nil {
+			e.begin(img)
+		}
 		e.mu.Lock()
 		e.image, e.failure, e.opening, e.since = img, err, nil, time.Now()
 		if err == nil {
@@ -216,26 +222,32 @@ func (e *export) startOpenLocked() chan struct{} {
 	return done
 }
 
-// open opens the image. It runs on its own: a client that loses patience does not end it for others.
-func (e *export) open(cfg config.Export) (*openImage, error) {
+// open opens the image. It runs on its own: a client that loses patience does not end it for others. An image in standby
+// may not be used until it is held.
+func (e *export) open(cfg config.Export, standby bool) (*openImage, error) {
 	ctx, cancel := context.WithTimeout(e.daemon.ctx, time.Duration(cfg.OpenTimeout))
 	defer cancel()
 	start := time.Now()
 	gc, err := e.daemon.gatewayConfig(ctx, &cfg, e)
+	gc.Standby = standby
 	var exp *gateway.Export
 	if err == nil {
 		exp, err = gateway.Open(ctx, gc)
 	}
 	took := time.Since(start)
-	e.stats.Opened(string(gc.Engine), took, err)
 	if err != nil {
+		e.stats.Opened("", took, err)
 		e.log.Error("cannot open the image", "image", cfg.Image, "error", err, "after", took)
 		return nil, err
 	}
-	img := &openImage{cfg: cfg, export: exp, size: exp.Device().SizeBytes(), quit: make(chan struct{})}
+	return &openImage{cfg: cfg, export: exp, took: took, quit: make(chan struct{})}, nil
+}
+
+// begin has an image that is open looked after.
+func (e *export) begin(img *openImage) {
+	e.stats.Opened(img.cfg.Engine, img.took, nil)
 	img.watch.Go(func() { e.watch(img) })
-	e.log.Info("image open", "image", cfg.Image, "size", img.size, "after", took)
-	return img, nil
+	e.log.Info("image open", "image", img.cfg.Image, "size", img.export.Device().SizeBytes(), "after", img.took)
 }
 
 // statsEvery is how often an open RBD image is asked for its counters.
@@ -250,6 +262,7 @@ func (e *export) watch(img *openImage) {
 	for {
 		select {
 		case <-img.quit:
+			e.count(img) // for the last time
 			return
 		case <-dead:
 			dead = nil
@@ -261,10 +274,36 @@ func (e *export) watch(img *openImage) {
 			e.idleLocked()
 			e.mu.Unlock()
 		case <-tick.C:
-			if s, ok := img.export.RBDStats(); ok {
-				e.stats.Lock(s.LockTaken, s.LockLost, s.Waiting)
-			}
+			e.count(img)
 		}
+	}
+}
+
+// count takes over what an RBD image has counted.
+func (e *export) count(img *openImage) {
+	s, ok := img.export.RBDStats()
+	if !ok {
+		return
+	}
+	r := metrics.RBD{LockTaken: s.LockTaken, LockLost: s.LockLost, Waiting: s.Waiting, Oldest: s.Oldest, Failures: map[metrics.Failure]uint64{}}
+	for f, n := range s.Failures {
+		name := unix.ErrnoName(f.Errno)
+		if name == "" {
+			name = "other"
+		}
+		r.Failures[metrics.Failure{Op: f.Op, Errno: name}] += n
+	}
+	e.stats.RBD(r)
+}
+
+// countAll has the counters of all exports brought up to date, for somebody who looks at them.
+func (d *Daemon) countAll() {
+	for _, e := range d.all() {
+		e.mu.Lock()
+		if e.image != nil && e.closing == nil {
+			e.count(e.image)
+		}
+		e.mu.Unlock()
 	}
 }
 
@@ -289,14 +328,18 @@ func (e *export) shut() error {
 		}
 	}
 	e.mu.Lock()
-	img := e.image
-	e.image = nil
+	img, standby := e.image, e.standby
+	e.image, e.standby = nil, nil
 	e.mu.Unlock()
-	if img == nil {
-		return nil
+	var err error
+	if standby != nil {
+		err = standby.close()
 	}
-	e.stats.Closed()
-	return img.close()
+	if img != nil {
+		e.stats.Closed()
+		err = errors.Join(err, img.close())
+	}
+	return err
 }
 
 // retry delays of images that are to be open always.

@@ -169,7 +169,7 @@ func (d *Daemon) gatewayConfig(ctx context.Context, c *config.Export, e *export)
 	}
 	out := gateway.Config{
 		Image: ref, ReadOnly: c.ReadOnly, Plain: c.Plain, Engine: gateway.Engine(c.Engine), Lock: rbd.LockMode(c.Lock),
-		Ceph: rbd.Config{ConfFile: c.Ceph.Conf, User: c.Ceph.User}, Logger: e.log,
+		Ceph: rbd.Config{ConfFile: c.Ceph.Conf, User: c.Ceph.User}, Logger: e.log, Observer: e.stats,
 	}
 	if c.Holes == "decrypt" {
 		out.Holes = volume.HolesDecrypt

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -74,6 +75,7 @@ func (d *Daemon) syncListeners(passed *passedSockets) []error {
 			continue
 		}
 		_ = l.inner.Close()
+		d.notify.unstore(storedName(key))
 		delete(d.listeners, key)
 	}
 	d.mu.Unlock()
@@ -137,11 +139,23 @@ func (d *Daemon) listen(w wish, passed *passedSockets) error {
 		return err
 	}
 	l.inner = inner
+	d.keep(l.key, inner)
 	d.mu.Lock()
 	d.listeners[l.key] = l
 	d.mu.Unlock()
 	d.serve(l)
 	return nil
+}
+
+// keep has systemd keep a listening socket, so that clients wait where there is no process.
+func (d *Daemon) keep(key string, l net.Listener) {
+	fd, err := rawFD(l)
+	if err == nil {
+		err = d.notify.store(storedName(key), fd)
+	}
+	if err != nil {
+		d.log.Warn("systemd cannot keep a socket", "socket", key, "error", err)
+	}
 }
 
 // serve accepts clients in the background.
@@ -184,13 +198,13 @@ func socketOf(m config.SocketMode) access.Socket {
 	return access.Socket{Mode: fs.FileMode(m.Mode), Owner: m.Owner, Group: m.Group}
 }
 
-// passedSockets are listening sockets that this process was given, by network and address. The zero value and nil have
-// none.
-type passedSockets struct{ by map[string]net.Listener }
+// passedSockets are listening sockets that this process was given, by network and address, and those of an earlier process
+// that systemd kept, by name. The zero value and nil have none.
+type passedSockets struct{ by, stored map[string]net.Listener }
 
-// takeActivation takes those of systemd (sd_listen_fds(3)).
-func takeActivation() (*passedSockets, error) {
-	named, err := nbdserver.ActivationListeners()
+// takeActivation takes those of socket units (sd_listen_fds(3)).
+func takeActivation(files []*os.File) (*passedSockets, error) {
+	named, err := nbdserver.ListenersOf(files)
 	if err != nil {
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
@@ -209,6 +223,13 @@ func (p *passedSockets) take(key string) net.Listener {
 	}
 	l := p.by[key]
 	delete(p.by, key)
+	if name := storedName(key); l == nil {
+		l = p.stored[name]
+		delete(p.stored, name)
+		if u, ok := l.(*net.UnixListener); ok {
+			l = nbdserver.AdoptUnixListener(u, strings.TrimPrefix(key, "unix:"))
+		}
+	}
 	return l
 }
 
@@ -222,9 +243,13 @@ func (p *passedSockets) keepNames() {
 }
 
 // close closes what nobody took.
-func (p *passedSockets) close() {
+func (p *passedSockets) close(n *notifier) {
 	for _, l := range p.by {
 		_ = l.Close()
+	}
+	for name, l := range p.stored {
+		_ = l.Close()
+		n.unstore(name)
 	}
 }
 

@@ -18,7 +18,9 @@ import (
 func (d *Daemon) Reload() (api.Change, error) {
 	d.change.Lock()
 	defer d.change.Unlock()
+	d.notify.reloading()
 	change, err := d.reload()
+	d.notify.send("READY=1")
 	d.metrics.Reloaded(err)
 	if err != nil {
 		d.log.Error("configuration refused, the earlier one stays in force", "error", err)

@@ -21,7 +21,7 @@ import (
 )
 
 // stateVersion changes when a state can no longer be understood by those who knew the one before.
-const stateVersion = 1
+const stateVersion = 2
 
 // Limits of a state, which comes from a process of the same user but maybe of another version.
 const (
@@ -48,6 +48,24 @@ type stateListener struct {
 type stateSession struct {
 	*nbdserver.Session
 	FD int `json:"fd"`
+
+	conn any // what FD numbers, on the side that sends
+}
+
+// A plan is what a successor opens in standby.
+type plan struct {
+	Version int `json:"version"`
+	// Added and Drained are those of the state that follows.
+	Added   []config.Export `json:"added"`
+	Drained []string        `json:"drained"`
+	// Open are the exports whose image is open.
+	Open []planExport `json:"open"`
+}
+
+// A planExport is what clients of an export were told.
+type planExport struct {
+	*nbdserver.Session     // without a client
+	Clients            int `json:"clients"`
 }
 
 // A step is a message that says how far a side is.
@@ -58,9 +76,11 @@ type step struct {
 
 // Steps of a hand-over, in order.
 const (
-	stepReady  = "ready"  // successor: the configuration is read
-	stepOpen   = "open"   // successor: has the state, images are open, sessions fit
-	stepCommit = "commit" // predecessor: will touch nothing any more
+	stepReady    = "ready"    // successor: the configuration is read, and waits for the plan
+	stepOpened   = "opened"   // successor: one image of the plan is open in standby
+	stepPrepared = "prepared" // successor: all are, and waits for the state
+	stepOpen     = "open"     // successor: has the state and the locks, images are open, sessions fit
+	stepCommit   = "commit"   // predecessor: will touch no image any more
 )
 
 // A channel is the connection between a process and its successor. Messages are JSON with their length in front.

@@ -43,15 +43,22 @@ var (
 	descKeySeconds  = desc("key_fetch_seconds_total", "Time of attempts that succeeded.", "export")
 	descCryptBytes  = desc("crypto_bytes_total", "Bytes that the native engine encrypted or decrypted.", "export", "direction")
 	descCryptTime   = desc("crypto_seconds_total", "Time of requests spent encrypting or decrypting.", "export", "direction")
+	descUnlocks     = desc("unlocks_total", "Tries of a passphrase on the keyslots of a header.", "export", "result")
+	descUnlockTime  = desc("unlock_seconds_total", "Time of these tries: the key derivation.", "export")
 	descLockTaken   = desc("rbd_lock_acquisitions_total", "Times that the exclusive lock was taken since the image was opened.", "export")
 	descLockLost    = desc("rbd_lock_losses_total", "Times that the exclusive lock went away since the image was opened.", "export")
 	descSlow        = desc("rbd_slow_requests", "Requests that have waited for the cluster for more than 10 seconds.", "export")
+	descOldest      = desc("rbd_oldest_request_seconds", "How long the oldest request that is under way has waited for the cluster.", "export")
+	descRBDErrors   = desc("rbd_errors_total", "Errors of librbd since the image was opened.", "export", "op", "errno")
 	descServerConns = desc("server_connections", "Connections in all, those that still negotiate included.")
 	descBudget      = desc("buffer_budget_bytes", "Memory that payload buffers may take.")
 	descUsed        = desc("buffer_used_bytes", "Memory of payload buffers that is in use.")
 	descKept        = desc("buffer_kept_bytes", "Memory of payload buffers that is kept for the next request.")
 	descWaiting     = desc("buffer_waiters", "Requests that wait for memory.")
 	descWaited      = desc("buffer_waits_total", "Requests that had to wait for memory.")
+	descHelpers     = desc("crypto_workers", "Goroutines that help to encrypt and decrypt large requests.")
+	descBusy        = desc("crypto_workers_busy", "Of the workers, those that do.")
+	descSplit       = desc("crypto_tasks_total", "Pieces of work large enough to be split over workers.", "help")
 	descReloads     = desc("config_reloads_total", "Configurations that were applied or refused.", "result")
 )
 
@@ -77,6 +84,10 @@ func (s *Set) Collect(ch chan<- prometheus.Metric) {
 	gauge(ch, descKept, float64(v.KeptBytes))
 	gauge(ch, descWaiting, float64(v.Waiting))
 	counter(ch, descWaited, float64(v.Waited))
+	gauge(ch, descHelpers, float64(v.Workers.Helpers))
+	gauge(ch, descBusy, float64(v.Workers.Busy))
+	counter(ch, descSplit, float64(v.Workers.Shared), "shared")
+	counter(ch, descSplit, float64(v.Workers.Split-min(v.Workers.Shared, v.Workers.Split)), "alone")
 	for _, e := range s.all() {
 		e.collectRequests(ch)
 		e.collectState(ch)
@@ -126,9 +137,25 @@ func (e *Export) collectState(ch chan<- prometheus.Metric) {
 		counter(ch, descCryptBytes, load(&e.cryptBytes[i]), e.name, direction)
 		counter(ch, descCryptTime, seconds(&e.cryptNanos[i]), e.name, direction)
 	}
-	counter(ch, descLockTaken, load(&e.lockTaken), e.name)
-	counter(ch, descLockLost, load(&e.lockLost), e.name)
-	gauge(ch, descSlow, float64(e.waitingOnOSD.Load()), e.name)
+	counter(ch, descUnlocks, load(&e.unlocked), e.name, ResultOK)
+	counter(ch, descUnlocks, load(&e.unlockFailed), e.name, ResultError)
+	counter(ch, descUnlockTime, seconds(&e.unlockNanos), e.name)
+	e.collectRBD(ch)
+}
+
+func (e *Export) collectRBD(ch chan<- prometheus.Metric) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.rbd == nil {
+		return
+	}
+	counter(ch, descLockTaken, float64(e.rbd.LockTaken), e.name)
+	counter(ch, descLockLost, float64(e.rbd.LockLost), e.name)
+	gauge(ch, descSlow, float64(e.rbd.Waiting), e.name)
+	gauge(ch, descOldest, e.rbd.Oldest.Seconds(), e.name)
+	for f, n := range e.rbd.Failures {
+		counter(ch, descRBDErrors, float64(n), e.name, f.Op, f.Errno)
+	}
 }
 
 func load(n *atomic.Uint64) float64 { return float64(n.Load()) }

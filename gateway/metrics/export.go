@@ -43,14 +43,12 @@ type Export struct {
 	unlockNanos  atomic.Uint64
 	cryptBytes   [2]atomic.Uint64 // decrypted, encrypted
 	cryptNanos   [2]atomic.Uint64
-	lockTaken    atomic.Uint64
-	lockLost     atomic.Uint64
-	waitingOnOSD atomic.Int64
 	ended        atomic.Uint64
 
 	mu     sync.Mutex
 	engine string
 	errnos map[uint32]uint64
+	rbd    *RBD // nil unless it is such an image
 }
 
 // Opened tells that an attempt to open the image ended after took; engine is who decrypts.
@@ -67,8 +65,15 @@ func (e *Export) Opened(engine string, took time.Duration, err error) {
 	e.open.Store(true)
 }
 
-// Closed tells that the image was closed.
-func (e *Export) Closed() { e.open.Store(false) }
+// Closed tells that the image was closed. What it waited for is over.
+func (e *Export) Closed() {
+	e.open.Store(false)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.rbd != nil {
+		e.rbd.Waiting, e.rbd.Oldest = 0, 0
+	}
+}
 
 // KeyFetched tells that an attempt to get the key ended.
 func (e *Export) KeyFetched(took time.Duration, err error) {
@@ -90,12 +95,24 @@ func (e *Export) Unlocked(took time.Duration, err error) {
 	e.unlocked.Add(1)
 }
 
-// Lock sets the counters of an RBD image's exclusive lock, which only grow, and the number of requests that the cluster
-// keeps waiting.
-func (e *Export) Lock(taken, lost uint64, waiting int) {
-	e.lockTaken.Store(taken)
-	e.lockLost.Store(lost)
-	e.waitingOnOSD.Store(int64(waiting))
+// An RBD is what an RBD image counts from the open on.
+type RBD struct {
+	LockTaken, LockLost uint64
+	// Waiting is the number of requests that the cluster keeps waiting for long, and Oldest how long the oldest of all has.
+	Waiting int
+	Oldest  time.Duration
+	// Failures are librbd's errors.
+	Failures map[Failure]uint64
+}
+
+// A Failure is an operation of librbd and the name of the error that it ended with.
+type Failure struct{ Op, Errno string }
+
+// RBD sets what the open image has counted so far.
+func (e *Export) RBD(r RBD) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.rbd = &r
 }
 
 // Ended tells that the open image can no longer be used.
@@ -204,10 +221,13 @@ func (e *Export) Snapshot() Snapshot {
 		Ops: map[string]Op{}, Waited: e.waited.snapshot(),
 		Opened: e.opened.Load(), OpenFailed: e.openFailed.Load(),
 		KeyFetched: e.keyFetched.Load(), KeyFailed: e.keyFailed.Load(),
-		LockLost: e.lockLost.Load(), Ended: e.ended.Load(),
+		Ended: e.ended.Load(),
 	}
 	e.mu.Lock()
 	s.Engine = e.engine
+	if e.rbd != nil {
+		s.LockLost = e.rbd.LockLost
+	}
 	e.mu.Unlock()
 	for op := range e.ops {
 		o := &e.ops[op]

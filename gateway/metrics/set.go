@@ -33,6 +33,13 @@ type Server struct {
 	BudgetBytes, UsedBytes, KeptBytes int64
 	Waiting                           int
 	Waited                            uint64
+	Workers                           Workers
+}
+
+// Workers are the process's crypto workers; see workers.Stats.
+type Workers struct {
+	Helpers, Busy int
+	Split, Shared uint64
 }
 
 // NewSet returns an empty one. server is asked when metrics are collected; nil is allowed.

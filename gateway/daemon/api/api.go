@@ -63,10 +63,13 @@ type Change struct {
 
 // An Upgrade is how a hand-over to a new process went.
 type Upgrade struct {
-	PID         int           `json:"pid"` // of the new process
-	Connections int           `json:"connections"`
-	Cut         int           `json:"cut"` // that could not be handed over, such as those with TLS
-	Pause       time.Duration `json:"pause_nanos"`
+	PID         int `json:"pid"`         // of the new process
+	Connections int `json:"connections"` // that it serves
+	Relayed     int `json:"relayed"`     // of them, those with TLS, which the old process relays until they leave
+	Cut         int `json:"cut"`         // that were disconnected
+	// Prepared is how long it took before the pause to open the images; clients were served meanwhile.
+	Prepared time.Duration `json:"prepared_nanos"`
+	Pause    time.Duration `json:"pause_nanos"`
 }
 
 // Ready is the answer of /readyz.

@@ -101,6 +101,11 @@ func (c *Client) Upgrade(ctx context.Context, cut bool) (Upgrade, error) {
 	return out, c.do(ctx, http.MethodPost, "/v1/upgrade"+query("cut", cut), nil, &out)
 }
 
+// Health asks whether the daemon works.
+func (c *Client) Health(ctx context.Context) error {
+	return c.do(ctx, http.MethodGet, "/healthz", nil, nil)
+}
+
 // Version says which daemon answers.
 func (c *Client) Version(ctx context.Context) (Version, error) {
 	var out Version

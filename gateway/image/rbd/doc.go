@@ -13,6 +13,8 @@ package rbd
 import (
 	"errors"
 	"log/slog"
+	"syscall"
+	"time"
 )
 
 // Config says how to reach a cluster.
@@ -64,12 +66,25 @@ var (
 	ErrLockLost = errors.New("the exclusive lock was lost")
 )
 
+// ErrNotOwnable says that objects cannot be created beside librbd; the error around it says why.
+var ErrNotOwnable = errors.New("its objects cannot be written beside librbd")
+
 // Stats are counters of an open image, since the open.
 type Stats struct {
 	// LockTaken and LockLost count how often the exclusive lock came and went.
 	LockTaken, LockLost uint64
-	// Waiting is the number of requests on the image's connection that have waited for the cluster longer than SlowAfter.
+	// Waiting is the number of requests on the image's connection that have waited for the cluster longer than SlowAfter,
+	// and Oldest how long the oldest one of any age has.
 	Waiting int
+	Oldest  time.Duration
+	// Failures are the errors of librbd, before anything was made of them.
+	Failures map[Failure]uint64
+}
+
+// A Failure is an operation of librbd and the error that it ended with.
+type Failure struct {
+	Op    string
+	Errno syscall.Errno
 }
 
 // Progress is told how far an operation is, in units of its own, from the goroutine that waits for it.

@@ -37,8 +37,11 @@ type Image struct {
 	sizeBytes atomic.Int64
 	// objectBytes is the size of an object, 0 where the image is striped over several at a time.
 	objectBytes int64
+	// loadedBytes is the room for the header that librbd's engine leaves out of the size; 0 without that engine.
+	loadedBytes int64
 	hasLock     bool // the exclusive-lock feature
 	monitor     *monitor
+	failures    failures
 }
 
 // Open opens an image as it is, without any encryption. A snapshot is opened read-only. Its errors wrap
@@ -160,8 +163,15 @@ func (m *Image) LoadEncryption(luksVersion int, passphrase *secret.Bytes) error 
 	default:
 		return fmt.Errorf("%s: librbd %s cannot load the encryption: %w", m.ref, Version(), err)
 	}
+	return m.loaded()
+}
+
+// loaded takes note of the size of the plaintext.
+func (m *Image) loaded() error {
 	size, err := m.currentSize()
-	m.sizeBytes.Store(size)
+	if err == nil {
+		m.loadedBytes = m.sizeBytes.Swap(size) - size
+	}
 	return err
 }
 
@@ -217,6 +227,7 @@ func (m *Image) do(op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int6
 	}
 	n, err := m.cluster.queue.do(m.handle, op, iov, offsetBytes, lengthBytes)
 	if err != nil {
+		m.failures.add(int(op), err)
 		return n, m.monitor.explain(err)
 	}
 	if op != C.LG_READ {

@@ -226,5 +226,9 @@ func (w *monitor) explain(err error) error {
 }
 
 func (w *monitor) stats() Stats {
-	return Stats{LockTaken: w.taken.Load(), LockLost: w.lost.Load(), Waiting: int(w.waiting.Load())}
+	waiting, _ := w.m.cluster.queue.waiting(SlowAfter)
+	_, oldest := w.m.cluster.queue.waiting(0)
+	return Stats{
+		LockTaken: w.taken.Load(), LockLost: w.lost.Load(), Waiting: waiting, Oldest: oldest, Failures: w.m.failures.all(),
+	}
 }

@@ -192,7 +192,11 @@ func (h *handshake) openReason(err error) string {
 
 // refused notes and logs why a client does not get what it asks for. The metric counts it when the connection ends, once.
 func (h *handshake) refused(reason, export string, err error) {
-	h.refusal = reason
+	again := h.refusal == reason && h.refusedName == export // clients ask with several options
+	h.refusal, h.refusedName = reason, export
+	if again {
+		return
+	}
 	if ok, dropped := h.server.refused.allow(time.Now(), 10); ok {
 		h.server.log.Warn("export not opened", "export", cut(export, 256), "peer", h.peer, "reason", reason, "error", err,
 			"lines_left_out", dropped)

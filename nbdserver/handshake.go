@@ -31,8 +31,8 @@ type handshake struct {
 	noZeroes bool
 	tlsOn    bool
 	options  int
-	// refusal is the reason why the client was last refused what it asked for, or "".
-	refusal string
+	// refusal is the reason why the client was last refused the export refusedName, or "".
+	refusal, refusedName string
 
 	negotiated
 }

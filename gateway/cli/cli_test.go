@@ -48,7 +48,7 @@ func export(t *testing.T, args ...string) *gate {
 	t.Helper()
 	socket := filepath.Join(testenv.SocketDir(t), "s")
 	p := testenv.StartCmd(t, command(append([]string{"export", "--socket", socket}, args...)...))
-	return &gate{p, p.WaitLine("nbd+unix:"), socket}
+	return &gate{p, p.WaitLine("+unix:"), socket}
 }
 
 // stop ends the export and expects that it says it did so in order.

@@ -15,6 +15,7 @@ type Export struct {
 	device  nbdserver.Device
 	src     *source
 	release func()
+	nature  nature
 }
 
 // Device is the plaintext, for one connection: its size is the image's now, and stays. Closing it does nothing, since

@@ -41,7 +41,7 @@ func Open(ctx context.Context, cfg Config) (*Export, error) {
 		o.release()
 		return nil, err
 	}
-	return &Export{device: dev, src: o.src, release: o.release}, nil
+	return &Export{device: dev, src: o.src, release: o.release, nature: o.nature()}, nil
 }
 
 // An opener carries one Open from step to step.

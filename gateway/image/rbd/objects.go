@@ -125,7 +125,5 @@ func (m *Image) LoadLayeredEncryption(passphrases []*secret.Bytes) error {
 	if r < 0 {
 		return fmt.Errorf("%s: librbd %s cannot load the encryption: %w", m.ref, Version(), syscall.Errno(-r))
 	}
-	size, err := m.currentSize()
-	m.sizeBytes.Store(size)
-	return err
+	return m.loaded()
 }

@@ -23,6 +23,9 @@ const progressEvery = 100 * time.Millisecond
 // plaintext. It shrinks only with allowShrink. It runs while the image is in use, and takes the exclusive lock where that
 // is free. When ctx ends, shrinking stops in between: the size is the old one still, and part of what was to go is gone.
 func (m *Image) Resize(ctx context.Context, sizeBytes int64, allowShrink bool, progress Progress) error {
+	if !HasLayeredEncryption() {
+		sizeBytes += m.loadedBytes // librbd 16 tells the size of the plaintext, and takes that of the image
+	}
 	op := C.int(C.LG_RESIZE)
 	if allowShrink {
 		op = C.LG_SHRINK
@@ -87,13 +90,7 @@ func (m *Image) OwnsData() (bool, error) {
 }
 
 // ClusterID is the fsid of the image's cluster.
-func (m *Image) ClusterID() (string, error) {
-	id, err := m.cluster.conn.GetFSID()
-	if err != nil {
-		return "", fmt.Errorf("%s: asking for the cluster's id: %w", m.ref, err)
-	}
-	return id, nil
-}
+func (m *Image) ClusterID() (string, error) { return m.cluster.ID() }
 
 // operate runs an operation on a thread of its own, which librbd blocks, and tells its progress meanwhile.
 func (m *Image) operate(ctx context.Context, op C.int, sizeBytes int64, progress Progress) error {
@@ -140,4 +137,13 @@ func (m *Image) ended(ctx context.Context, no syscall.Errno) error {
 	default:
 		return m.monitor.explain(no)
 	}
+}
+
+// ID is the fsid of the cluster.
+func (c *Cluster) ID() (string, error) {
+	id, err := c.conn.GetFSID()
+	if err != nil {
+		return "", fmt.Errorf("ceph: asking for the cluster's id: %w", err)
+	}
+	return id, nil
 }

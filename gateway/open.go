@@ -161,13 +161,18 @@ func (o *opener) volume(store volume.Store, header *luks.Header, vk *luks.Volume
 		return nil, err
 	}
 	if header.DataLengthBytes == 0 && store == o.src.store {
-		o.src.whenResized(func() {
-			if err := vol.Resize(); err != nil {
-				o.log.Error("the image's new size does not fit its header", "error", err)
-			}
-		})
+		o.follow(vol)
 	}
 	return vol, nil
+}
+
+// follow has a volume that goes up to the end of the image keep to its size.
+func (o *opener) follow(vol *volume.Volume) {
+	o.src.whenResized(func() {
+		if err := vol.Resize(); err != nil {
+			o.log.Error("the image's new size does not fit its header", "error", err)
+		}
+	})
 }
 
 func (o *opener) librbd(header *luks.Header, passphrase *secret.Bytes) (nbdserver.Device, error) {

@@ -4,7 +4,9 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/crypt/secret"
@@ -15,28 +17,28 @@ import (
 	"github.com/luksgate/luksgate/nbdserver"
 )
 
-// layeredDevice opens a chain with more than one key: with librbd's engine where it can, which writes too, else with
-// ours, which reads.
+// layeredDevice opens a chain with more than one key: with librbd's engine where it can, else with ours. On erasure-coded
+// pools librbd's reads noise from holes, so there it is ours too.
 func (o *opener) layeredDevice(ctx context.Context, passphrases []*secret.Bytes) (nbdserver.Device, error) {
 	if o.cfg.Holes != volume.HolesZero {
 		return nil, NewUsageError("%s: --holes decrypt is not for clones of images with another key: "+
 			"what they have not written is their parent's", o.cfg.Image)
 	}
-	if o.cfg.Engine == EngineLibrbd || o.cfg.Engine == EngineAuto && rbd.HasLayeredEncryption() {
+	if o.cfg.Engine == EngineLibrbd || o.cfg.Engine == EngineAuto && rbd.HasLayeredEncryption() && !o.onErasureCode() {
 		return o.layeredLibrbd(ctx, passphrases)
 	}
-	if !o.readOnly() {
-		return nil, fmt.Errorf("%s: %w: it is a clone with a key of its own of %s, and writing to such an image takes librbd 18 "+
-			"and its engine (here is librbd %s, engine %s); --read-only serves it",
-			o.cfg.Image, luks.ErrUnsupported, o.chain[1].name, rbd.Version(), o.cfg.Engine)
-	}
 	return o.layeredNative(ctx, passphrases)
+}
+
+// onErasureCode tells whether an image of the chain has its data in an erasure-coded pool.
+func (o *opener) onErasureCode() bool {
+	return slices.ContainsFunc(o.chain, func(l *link) bool { return l.rbd.OnErasureCode() })
 }
 
 func (o *opener) layeredLibrbd(ctx context.Context, passphrases []*secret.Bytes) (nbdserver.Device, error) {
 	if !rbd.HasLayeredEncryption() {
 		return nil, fmt.Errorf("%s: %w: it is a clone with a key of its own of %s, which librbd opens from Ceph 18 on, and here is %s; "+
-			"use --engine native with --read-only", o.cfg.Image, luks.ErrUnsupported, o.chain[1].name, rbd.Version())
+			"use --engine native", o.cfg.Image, luks.ErrUnsupported, o.chain[1].name, rbd.Version())
 	}
 	if err := o.reopenFor(EngineLibrbd); err != nil {
 		return nil, err
@@ -92,7 +94,6 @@ func (o *opener) layeredNative(ctx context.Context, passphrases []*secret.Bytes)
 	for base > 0 && o.chain[base-1].same(o.chain[last]) {
 		base--
 	}
-	var top *volume.Volume
 	var layers []*layered.Layer
 	var vk *luks.VolumeKey
 	defer func() {
@@ -102,7 +103,6 @@ func (o *opener) layeredNative(ctx context.Context, passphrases []*secret.Bytes)
 	}()
 	var bottom layered.Source
 	for level := 0; level <= last; level++ {
-		l := o.chain[level]
 		if o.hasOwnKey(level) {
 			next, err := o.unlock(ctx, level, passphrases)
 			if err != nil {
@@ -113,28 +113,68 @@ func (o *opener) layeredNative(ctx context.Context, passphrases []*secret.Bytes)
 			}
 			vk = next
 		}
-		if level > base {
-			continue // its key was tried, and that was all
+		var err error
+		switch {
+		case level < base:
+			var l *layered.Layer
+			if l, err = o.layer(level, vk); err == nil {
+				layers = append(layers, l)
+			}
+		case level == base:
+			bottom, err = o.baseOf(o.chain[level], vk)
+		default: // its key was tried, and that was all
 		}
-		source, err := o.plaintext(l, vk)
 		if err != nil {
 			return nil, err
 		}
-		if level == base {
-			bottom = source
-			continue
-		}
-		if level == 0 {
-			top = source.(*volume.Volume)
-		}
-		objects, err := l.rbd.Objects()
-		if err != nil {
-			return nil, err
-		}
-		o.src.closers = append(o.src.closers, objects.Close)
-		layers = append(layers, &layered.Layer{Source: source, Objects: objects, DataOffsetBytes: l.header.DataOffsetBytes})
 	}
-	return &layeredDevice{newVolumeDevice(top, true), layered.New(layers, bottom)}, nil
+	return o.stack(layers, bottom)
+}
+
+// stack is the device on the levels.
+func (o *opener) stack(layers []*layered.Layer, bottom layered.Source) (nbdserver.Device, error) {
+	top := layers[0].Source.(topVolume)
+	if o.readOnly() {
+		return newLayeredDevice(top, layered.New(layers, bottom), true), nil
+	}
+	s, err := layered.NewWritable(layers, bottom)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", o.cfg.Image, luks.ErrUnsupported, err)
+	}
+	return newLayeredDevice(top, s, false), nil
+}
+
+// layer is a level that has another one with another key below it. The first one may be written.
+func (o *opener) layer(level int, vk *luks.VolumeKey) (*layered.Layer, error) {
+	l := o.chain[level]
+	objects, err := l.rbd.Objects()
+	if err != nil {
+		return nil, err
+	}
+	o.src.closers = append(o.src.closers, objects.Close)
+	writable := level == 0 && !o.readOnly()
+	if writable {
+		if err = o.src.info.CheckChain(); err == nil {
+			err = objects.Own()
+		}
+		if errors.Is(err, rbd.ErrNotOwnable) {
+			err = fmt.Errorf("%w: %w; --read-only serves it", luks.ErrUnsupported, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	vol, err := o.volume(ownStore{l.rbd, objects}, l.header, vk, !writable)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.name, err)
+	}
+	if level == 0 && l.header.DataLengthBytes == 0 {
+		o.follow(vol)
+	}
+	return &layered.Layer{
+		Source: topVolume{vol}, Objects: objects,
+		DataOffsetBytes: l.header.DataOffsetBytes, SectorBytes: int64(l.header.SectorBytes),
+	}, nil
 }
 
 // hasOwnKey tells whether a level is to be unlocked, and not known to have the key of the one above it.
@@ -144,33 +184,15 @@ func (o *opener) hasOwnKey(level int) bool {
 	return l.header != nil && (level == 0 || !assumed || !l.same(o.chain[level-1]))
 }
 
-// plaintext is what one level holds, with what can be seen through it in ciphertext.
-func (o *opener) plaintext(l *link, vk *luks.VolumeKey) (layered.Source, error) {
+// baseOf is what the last level holds, with what can be seen through it without another key.
+func (o *opener) baseOf(l *link, vk *luks.VolumeKey) (layered.Source, error) {
 	if l.header == nil {
-		return newPlainDevice(l.rbd, true, false), nil
+		d := newPlainDevice(l.rbd, true, false)
+		return mapped{d, d.Store}, nil
 	}
 	vol, err := o.volume(l.rbd, l.header, vk, true)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.name, err)
 	}
-	return vol, nil
-}
-
-// layeredDevice serves a chain of levels, read-only.
-type layeredDevice struct {
-	*volumeDevice // of the first level
-	stack         *layered.Stack
-}
-
-// ReadAt implements nbdserver.Device.
-func (d *layeredDevice) ReadAt(p []byte, offsetBytes int64) error {
-	if err := d.Check(offsetBytes, int64(len(p))); err != nil || len(p) == 0 {
-		return err
-	}
-	return d.stack.ReadAt(p, offsetBytes)
-}
-
-// Extents implements nbdserver.Device: nothing is known to be a hole.
-func (d *layeredDevice) Extents(_ string, _, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
-	return append(dst, nbdserver.Extent{LengthBytes: lengthBytes}), nil
+	return mapped{vol, vol}, nil
 }

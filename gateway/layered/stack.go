@@ -1,27 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package layered puts the plaintext of a clone over that of its parent where the two are not encrypted with the same key,
-// so that what librbd shows through the clone would be noise.
-//
-// A READ, at each level:
-//
-//  1. cut the range where the level's objects end;
-//  2. ask whether the object exists; if it does, its bytes are the level's own, holes and all;
-//  3. else cut off what lies beyond the overlap, which reads as zeros, and go on with the rest at the next level, at the
-//     same offset of the plaintext.
-//
-// The last level has nothing below it that needs another key: a plaintext image, or a chain with one key.
-//
-// Nothing in this package knows Ceph, LUKS or NBD.
 package layered
 
-import "sync"
+import (
+	"errors"
+	"sync"
+)
+
+// ErrAbsent is what a layer's Source says of an object that does not exist.
+var ErrAbsent = errors.New("layered: no such object")
 
 // A Source is the plaintext of one level. It may be used by many goroutines at once.
 type Source interface {
 	// SizeBytes is its size now.
 	SizeBytes() int64
-	// ReadAt fills p; it is given no range outside the source.
+	// ReadAt fills p; it is given no range outside the source. That of a layer is given ranges inside one object, reads
+	// nothing but that object, and returns an error that wraps ErrAbsent if there is none.
 	ReadAt(p []byte, offsetBytes int64) error
 }
 
@@ -29,30 +23,51 @@ type Source interface {
 type Objects interface {
 	// ObjectBytes is their size; it stays.
 	ObjectBytes() int64
-	// Exists tells whether there is an object, whatever it holds: it hides the parent.
-	Exists(number int64) (bool, error)
+	// Stat tells whether there is an object, whatever it holds: it hides the parent. Its size is where its data end.
+	Stat(number int64) (exists bool, sizeBytes int64, err error)
 	// OverlapBytes is the raw size, from byte 0 on, up to which the parent can be seen where no object exists, now.
 	OverlapBytes() (int64, error)
-	// Fixed tells that the answers never change: this is a snapshot.
-	Fixed() bool
+	// Epoch grows whenever somebody else may have made or removed objects. ok is false while that could happen without a
+	// new epoch; then nothing may be remembered. For a snapshot it is one epoch for ever. It costs next to nothing.
+	Epoch() (epoch uint64, ok bool)
 }
 
 // A Layer is a level with another one below it.
 type Layer struct {
-	Source          Source
-	Objects         Objects
+	Source  Source
+	Objects Objects
+	// DataOffsetBytes is where plaintext byte 0 lies, SectorBytes the unit of encryption.
 	DataOffsetBytes int64
+	SectorBytes     int64
 	known           known
 }
 
-// A Stack is the plaintext of a chain, for reading. It may be used by many goroutines at once.
+func (l *Layer) level() Level {
+	size := l.Source.SizeBytes()
+	return Level{RawBytes: l.DataOffsetBytes + size, DataOffsetBytes: l.DataOffsetBytes, SectorBytes: l.SectorBytes}
+}
+
+// A Stack is the plaintext of a chain. It may be used by many goroutines at once.
 type Stack struct {
 	layers []*Layer
 	base   Source
+	owner  Owner // nil: read-only
+	target Target
+	under  flights
+	room   chan struct{}
 }
 
-// New makes a stack of layers, top first, over a base.
-func New(layers []*Layer, base Source) *Stack { return &Stack{layers, base} }
+// New makes a stack of layers, top first, over a base, for reading.
+func New(layers []*Layer, base Source) *Stack { return &Stack{layers: layers, base: base} }
+
+// maxParts bounds how many objects one request reads, or changes, at once.
+const maxParts = 8
+
+// A part of a request lies in one object of a level, or in some that are known not to exist.
+type part struct {
+	startBytes, endBytes int64
+	absent               bool
+}
 
 // ReadAt fills p with plaintext. The range must lie inside the first layer.
 func (s *Stack) ReadAt(p []byte, offsetBytes int64) error { return s.read(0, p, offsetBytes) }
@@ -61,54 +76,102 @@ func (s *Stack) read(level int, p []byte, offsetBytes int64) error {
 	if level == len(s.layers) {
 		return s.base.ReadAt(p, offsetBytes)
 	}
-	l := s.layers[level]
-	for len(p) > 0 {
-		// One read for a run of objects that are all there, or all not.
-		exists, n, err := l.run(int64(len(p)), offsetBytes)
-		if err != nil {
-			return err
-		}
-		if exists {
-			err = l.Source.ReadAt(p[:n], offsetBytes)
-		} else {
-			err = s.readBelow(level, p[:n], offsetBytes)
-		}
-		if err != nil {
-			return err
-		}
-		p, offsetBytes = p[n:], offsetBytes+n
+	if len(p) == 0 {
+		return nil
 	}
-	return nil
+	l := s.layers[level]
+	epoch, ok := l.Objects.Epoch()
+	read := func(a part) error {
+		q := p[a.startBytes-offsetBytes : a.endBytes-offsetBytes]
+		if !a.absent {
+			err := l.Source.ReadAt(q, a.startBytes)
+			if !errors.Is(err, ErrAbsent) {
+				return err
+			}
+			if ok {
+				number, _ := object(a.startBytes, l.DataOffsetBytes, l.Objects.ObjectBytes())
+				l.known.set(epoch, number, false)
+			}
+		}
+		return s.readBelow(level, q, a.startBytes)
+	}
+	first := l.part(epoch, ok, offsetBytes, offsetBytes+int64(len(p)))
+	if first.endBytes == offsetBytes+int64(len(p)) {
+		return read(first)
+	}
+	return inParallel(l.parts(epoch, ok, offsetBytes, offsetBytes+int64(len(p))), read)
 }
 
-// run is how many of the next bytes are alike in having, or not having, an object of this level.
-func (l *Layer) run(lengthBytes, offsetBytes int64) (exists bool, n int64, err error) {
-	for n < lengthBytes {
-		number, end := object(offsetBytes+n, l.DataOffsetBytes, l.Objects.ObjectBytes())
-		e, err := l.exists(number)
-		if err != nil {
-			return false, 0, err
+// part is the first part of a range.
+func (l *Layer) part(epoch uint64, ok bool, startBytes, endBytes int64) part {
+	a := part{startBytes: startBytes, endBytes: startBytes}
+	for a.endBytes < endBytes {
+		number, next := object(a.endBytes, l.DataOffsetBytes, l.Objects.ObjectBytes())
+		absent := false
+		if ok {
+			exists, is := l.known.get(epoch, number)
+			absent = is && !exists
 		}
-		if n > 0 && e != exists {
+		first := a.endBytes == startBytes
+		if !first && !absent {
 			break
 		}
-		exists, n = e, min(end-offsetBytes, lengthBytes)
+		a.absent, a.endBytes = absent, min(next, endBytes)
+		if !absent {
+			break
+		}
 	}
-	return exists, n, nil
+	return a
+}
+
+func (l *Layer) parts(epoch uint64, ok bool, startBytes, endBytes int64) []part {
+	var all []part
+	for startBytes < endBytes {
+		a := l.part(epoch, ok, startBytes, endBytes)
+		all, startBytes = append(all, a), a.endBytes
+	}
+	return all
+}
+
+// inParallel calls f for all parts, some at a time, and returns the first error. None is begun after one.
+func inParallel(parts []part, f func(part) error) error {
+	if len(parts) == 1 {
+		return f(parts[0])
+	}
+	var mu sync.Mutex
+	var failed error
+	next := 0
+	take := func(err error) (part, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if failed == nil {
+			failed = err
+		}
+		if failed != nil || next == len(parts) {
+			return part{}, false
+		}
+		next++
+		return parts[next-1], true
+	}
+	var wg sync.WaitGroup
+	for range min(len(parts), maxParts) {
+		wg.Go(func() {
+			a, more := take(nil)
+			for more {
+				a, more = take(f(a))
+			}
+		})
+	}
+	wg.Wait()
+	return failed
 }
 
 // readBelow reads what is seen through a range without objects.
 func (s *Stack) readBelow(level int, p []byte, offsetBytes int64) error {
-	l := s.layers[level]
-	raw, err := l.Objects.OverlapBytes()
+	n, err := s.shown(level, offsetBytes, int64(len(p)))
 	if err != nil {
 		return err
 	}
-	below := s.base
-	if level+1 < len(s.layers) {
-		below = s.layers[level+1].Source
-	}
-	n := max(min(OverlapBytes(raw, l.DataOffsetBytes, below.SizeBytes())-offsetBytes, int64(len(p))), 0)
 	clear(p[n:])
 	if n == 0 {
 		return nil
@@ -116,56 +179,21 @@ func (s *Stack) readBelow(level int, p []byte, offsetBytes int64) error {
 	return s.read(level+1, p[:n], offsetBytes)
 }
 
-// exists asks about an object, once if the answer stays. An image that is not a snapshot is asked each time: nobody tells
-// us of objects that another client adds, or removes by rolling back to a snapshot.
-func (l *Layer) exists(number int64) (bool, error) {
-	if !l.Objects.Fixed() {
-		return l.Objects.Exists(number)
+// shown is how much of a range of a level, from its start on, can show the level below; the rest reads as zeros.
+func (s *Stack) shown(level int, offsetBytes, lengthBytes int64) (int64, error) {
+	l := s.layers[level]
+	raw, err := l.Objects.OverlapBytes()
+	if err != nil {
+		return 0, err
 	}
-	if exists, ok := l.known.get(number); ok {
-		return exists, nil
-	}
-	exists, err := l.Objects.Exists(number)
-	if err == nil {
-		l.known.set(number, exists)
-	}
-	return exists, err
+	overlap := OverlapBytes(raw, l.DataOffsetBytes, s.below(level).SizeBytes())
+	return max(min(overlap-offsetBytes, lengthBytes), 0), nil
 }
 
-// known is what has been learnt of the objects of a snapshot: two bits for each, in pages for what has been touched. The
-// zero value is ready to use.
-type known struct {
-	mu    sync.Mutex
-	pages map[int64]*[pageObjects / 32]uint64
-}
-
-const pageObjects = 4096
-
-func (k *known) get(number int64) (exists, ok bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	page := k.pages[number/pageObjects]
-	if page == nil {
-		return false, false
+// below is the plaintext of the level below.
+func (s *Stack) below(level int) Source {
+	if level+1 < len(s.layers) {
+		return s.layers[level+1].Source
 	}
-	bits := page[number%pageObjects/32] >> (number % 32 * 2) & 3
-	return bits == 3, bits != 0
-}
-
-func (k *known) set(number int64, exists bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.pages == nil {
-		k.pages = make(map[int64]*[pageObjects / 32]uint64)
-	}
-	page := k.pages[number/pageObjects]
-	if page == nil {
-		page = new([pageObjects / 32]uint64)
-		k.pages[number/pageObjects] = page
-	}
-	bits := uint64(1)
-	if exists {
-		bits = 3
-	}
-	page[number%pageObjects/32] |= bits << (number % 32 * 2)
+	return s.base
 }

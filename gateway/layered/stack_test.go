@@ -4,7 +4,6 @@ package layered
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -18,14 +17,22 @@ type fake struct {
 	object  int64
 	overlap int64
 	fixed   bool
-	mu      sync.Mutex
-	asked   map[int64]int
-	fail    error
+	base    bool
+	data0   int64 // the data offset
 }
 
 func (f *fake) SizeBytes() int64 { return int64(len(f.data)) }
 
 func (f *fake) ReadAt(p []byte, off int64) error {
+	if f.object > 0 && !f.base {
+		number := (off + f.data0) / f.object
+		if (off+f.data0+int64(len(p))-1)/f.object != number {
+			return fmt.Errorf("read of %d at %d goes beyond object %d", len(p), off, number)
+		}
+		if !f.objects[number] {
+			return ErrAbsent
+		}
+	}
 	if off < 0 || off+int64(len(p)) > int64(len(f.data)) {
 		return fmt.Errorf("read of %d at %d is outside %d bytes", len(p), off, len(f.data))
 	}
@@ -35,17 +42,12 @@ func (f *fake) ReadAt(p []byte, off int64) error {
 
 func (f *fake) ObjectBytes() int64           { return f.object }
 func (f *fake) OverlapBytes() (int64, error) { return f.overlap, nil }
-func (f *fake) Fixed() bool                  { return f.fixed }
+func (f *fake) Epoch() (uint64, bool)        { return 0, f.fixed }
 
-func (f *fake) Exists(number int64) (bool, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked[number]++
-	return f.objects[number], f.fail
-}
+func (f *fake) Stat(number int64) (bool, int64, error) { return f.objects[number], f.object, nil }
 
 func newFake(r *rand.Rand, size, object int64) *fake {
-	f := &fake{data: make([]byte, size), objects: map[int64]bool{}, object: object, asked: map[int64]int{}}
+	f := &fake{data: make([]byte, size), objects: map[int64]bool{}, object: object}
 	for i := range f.data {
 		f.data[i] = byte(r.Uint32())
 	}
@@ -82,11 +84,13 @@ func TestReadsAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	for range 200 {
 		base := newFake(r, 1+r.Int64N(3000), 64)
+		base.base = true
 		var layers []*Layer
 		for i := range 1 + r.IntN(4) {
 			f := newFake(r, 1+r.Int64N(3000), 32<<r.IntN(4))
 			f.overlap, f.fixed = r.Int64N(4000), i > 0
-			layers = append(layers, &Layer{Source: f, Objects: f, DataOffsetBytes: r.Int64N(600)})
+			f.data0 = r.Int64N(600)
+			layers = append(layers, &Layer{Source: f, Objects: f, DataOffsetBytes: f.data0})
 		}
 		stack := New(layers, base)
 		size := layers[0].Source.SizeBytes()
@@ -109,35 +113,5 @@ func TestReadsAgainstModel(t *testing.T) {
 			})
 		}
 		wg.Wait()
-	}
-}
-
-// TestWhatIsRemembered asks a snapshot once and an image each time, and forgets failures.
-func TestWhatIsRemembered(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 1))
-	for _, fixed := range []bool{true, false} {
-		f, base := newFake(r, 1024, 64), newFake(r, 1024, 64)
-		f.fixed, f.overlap, f.fail = fixed, 1024, errors.New("no answer")
-		stack := New([]*Layer{{Source: f, Objects: f}}, base)
-		p := make([]byte, 64)
-		if err := stack.ReadAt(p, 0); !errors.Is(err, f.fail) {
-			t.Fatalf("an error is lost: %v", err)
-		}
-		f.fail = nil
-		for range 3 {
-			if err := stack.ReadAt(p, 0); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if want := map[bool]int{true: 2, false: 4}[fixed]; f.asked[0] != want {
-			t.Errorf("fixed %v: asked %d times, want %d", fixed, f.asked[0], want)
-		}
-		f.objects[0] = !f.objects[0]
-		if err := stack.ReadAt(p, 0); err != nil {
-			t.Fatal(err)
-		}
-		if own := bytes.Equal(p, f.data[:64]); !fixed && own != f.objects[0] {
-			t.Error("a change of the image is not seen")
-		}
 	}
 }

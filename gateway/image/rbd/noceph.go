@@ -108,14 +108,32 @@ func (*Image) Objects() (*Objects, error) { panic("BUG: no image in this build")
 // ObjectBytes is never reached.
 func (*Objects) ObjectBytes() int64 { panic("BUG: no image in this build") }
 
-// Exists is never reached.
-func (*Objects) Exists(int64) (bool, error) { panic("BUG: no image in this build") }
+// Stat is never reached.
+func (*Objects) Stat(int64) (bool, int64, error) { panic("BUG: no image in this build") }
+
+// Read is never reached.
+func (*Objects) Read(int64, [][]byte, int64) (bool, error) { panic("BUG: no image in this build") }
+
+// Own is never reached.
+func (*Objects) Own() error { panic("BUG: no image in this build") }
+
+// Lock is never reached.
+func (*Objects) Lock() (uint64, error) { panic("BUG: no image in this build") }
+
+// HasSnapshots is never reached.
+func (*Objects) HasSnapshots() (bool, error) { panic("BUG: no image in this build") }
+
+// Create is never reached.
+func (*Objects) Create(int64, []byte, int64) error { panic("BUG: no image in this build") }
 
 // OverlapBytes is never reached.
 func (*Objects) OverlapBytes() (int64, error) { panic("BUG: no image in this build") }
 
-// Fixed is never reached.
-func (*Objects) Fixed() bool { panic("BUG: no image in this build") }
+// Epoch is never reached.
+func (*Objects) Epoch() (uint64, bool) { panic("BUG: no image in this build") }
+
+// CheckChain is never reached.
+func (*Info) CheckChain() error { panic("BUG: no image in this build") }
 
 // Close is never reached.
 func (*Objects) Close() error { panic("BUG: no image in this build") }

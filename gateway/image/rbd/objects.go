@@ -30,6 +30,7 @@ type Objects struct {
 	m      *Image
 	io     *rados.IOContext
 	prefix string
+	owned  *owned // nil for objects that are only read
 }
 
 // Objects opens them. The caller closes them before the image. An image that is striped over several objects at a time is
@@ -52,6 +53,7 @@ func (m *Image) Objects() (*Objects, error) {
 		return nil, fmt.Errorf("%s: opening its data pool %q: %w", m.ref, pool, err)
 	}
 	io.SetNamespace(m.ref.Namespace)
+	C.lg_full_is_error(C.rados_ioctx_t(io.Pointer()))
 	o := &Objects{m: m, io: io, prefix: C.GoString((*C.char)(unsafe.Pointer(&prefix[0])))}
 	if err := o.readSnapshot(); err != nil {
 		io.Destroy()
@@ -62,7 +64,7 @@ func (m *Image) Objects() (*Objects, error) {
 
 // readSnapshot has the objects be those of the image's snapshot, if it is one.
 func (o *Objects) readSnapshot() error {
-	if !o.Fixed() {
+	if !o.fixed() {
 		return nil
 	}
 	name := C.CString(o.m.ref.Snapshot)
@@ -80,19 +82,66 @@ func (o *Objects) readSnapshot() error {
 // ObjectBytes is the size of an object.
 func (o *Objects) ObjectBytes() int64 { return o.m.objectBytes }
 
-// Fixed tells that nothing changes any more.
-func (o *Objects) Fixed() bool { return o.m.ref.Snapshot != "" }
+// fixed tells that nothing changes any more.
+func (o *Objects) fixed() bool { return o.m.ref.Snapshot != "" }
 
-// Exists asks the cluster for an object.
-func (o *Objects) Exists(number int64) (bool, error) {
-	_, err := o.io.Stat(fmt.Sprintf("%s.%016x", o.prefix, number))
+// Epoch grows whenever somebody else may have made or removed objects. ok is false while that could happen without a new
+// epoch: for an image, unless we hold its lock. A snapshot is one epoch for ever.
+func (o *Objects) Epoch() (epoch uint64, ok bool) {
+	if o.owned == nil {
+		return 0, o.fixed()
+	}
+	return o.owned.now()
+}
+
+// Stat asks the cluster for an object: whether it exists, and where its data end.
+func (o *Objects) Stat(number int64) (exists bool, sizeBytes int64, err error) {
+	if err := o.m.monitor.usable(false); err != nil {
+		return false, 0, err
+	}
+	st, err := o.io.Stat(string(o.name(number)))
 	if errors.Is(err, rados.ErrNotFound) {
+		return false, 0, nil
+	}
+	if err != nil {
+		return false, 0, o.failed("looking for", number, err)
+	}
+	return true, int64(st.Size), nil
+}
+
+// Read fills iov with what an object holds from offsetBytes on, and zeros behind its end. exists is false, and iov
+// undefined, if there is no object. It asks the object itself: librbd, when it holds the lock, asks its object map first,
+// which does not know an object that was created without it.
+func (o *Objects) Read(number int64, iov [][]byte, offsetBytes int64) (exists bool, err error) {
+	for len(iov) > 0 && err == nil {
+		part := iov[:min(len(iov), C.LG_MAX_IOV)]
+		iov = iov[len(part):]
+		if err = o.m.monitor.usable(false); err == nil {
+			err = o.m.cluster.queue.readObject(o.io, o.name(number), part, offsetBytes)
+		}
+		for _, b := range part {
+			offsetBytes += int64(len(b))
+		}
+	}
+	if errors.Is(err, syscall.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("%s: looking for object %d: %w", o.m.ref, number, err)
+		return false, o.failed("reading", number, err)
 	}
 	return true, nil
+}
+
+// name is that of an object, as librados has it.
+func (o *Objects) name(number int64) []byte {
+	return fmt.Appendf(make([]byte, 0, len(o.prefix)+32), "%s.%016x", o.prefix, number)
+}
+
+func (o *Objects) failed(doing string, number int64, err error) error {
+	if no := errno(err); no != 0 {
+		err = no
+	}
+	return fmt.Errorf("%s: %s object %d: %w", o.m.ref, doing, number, o.m.monitor.explain(err))
 }
 
 // OverlapBytes is how far the parent can be seen, now.
@@ -100,6 +149,9 @@ func (o *Objects) OverlapBytes() (int64, error) { return o.m.OverlapBytes() }
 
 // Close closes them.
 func (o *Objects) Close() error {
+	if o.owned != nil {
+		o.owned.close()
+	}
 	o.io.Destroy()
 	return nil
 }

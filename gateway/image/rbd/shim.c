@@ -44,18 +44,23 @@ static void wake(lg_queue *q)
 		;
 }
 
-static void completed(rbd_completion_t c, void *arg)
+void lg_complete(lg_request *r, int64_t result)
 {
-	lg_request *r = arg;
 	lg_queue *q = r->queue;
-	r->result = rbd_aio_get_return_value(c);
-	rbd_aio_release(c);
+	r->result = result;
 	lg_request *head = atomic_load(&q->done);
 	do {
 		r->next = head;
 	} while (!atomic_compare_exchange_weak(&q->done, &head, r));
 	if (!head)
 		wake(q);
+}
+
+static void completed(rbd_completion_t c, void *arg)
+{
+	int64_t result = rbd_aio_get_return_value(c);
+	rbd_aio_release(c);
+	lg_complete(arg, result);
 }
 
 void lg_full_is_error(rados_ioctx_t io)

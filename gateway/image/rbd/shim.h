@@ -40,6 +40,9 @@ lg_request *lg_requests_new(lg_queue *q, uint32_t n);
 // use length. 0: the request comes back through lg_take. Negative: it does not.
 int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_t length);
 
+// lg_complete says that a request is done: any thread, once. What submits by other means than lg_submit calls it.
+void lg_complete(lg_request *r, int64_t result);
+
 // lg_take returns up to max slots of what is done with their results, 0 when nothing is. One thread at a time.
 int lg_take(lg_queue *q, uint32_t *slots, int64_t *results, int max);
 

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"github.com/luksgate/luksgate/crypt/volume"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
+	"github.com/luksgate/luksgate/gateway/layered"
+	"github.com/luksgate/luksgate/nbdserver"
+)
+
+// ownStore is an image without what it shows of its parent: it reads objects that exist, one at a time, and writes through
+// librbd.
+type ownStore struct {
+	*rbd.Image
+	objects *rbd.Objects
+}
+
+// ReadAt implements volume.Store, for ranges inside one object. Without that object its error is layered.ErrAbsent, unless
+// it lies where the parent cannot be seen: there it reads as zeros.
+func (s ownStore) ReadAt(iov [][]byte, offsetBytes int64) error {
+	size := s.objects.ObjectBytes()
+	number := offsetBytes / size
+	exists, err := s.objects.Read(number, iov, offsetBytes%size)
+	if err != nil || exists {
+		return err
+	}
+	overlap, err := s.objects.OverlapBytes()
+	if err != nil {
+		return err
+	}
+	if number*size < overlap {
+		return layered.ErrAbsent
+	}
+	for _, b := range iov {
+		clear(b)
+	}
+	return nil
+}
+
+// topVolume is a volume as package layered wants it.
+type topVolume struct{ *volume.Volume }
+
+// WriteZeroes implements layered.Target.
+func (v topVolume) WriteZeroes(offsetBytes, lengthBytes int64, opts layered.ZeroOptions) error {
+	return v.Volume.WriteZeroes(offsetBytes, lengthBytes, volume.ZeroOptions(opts))
+}
+
+// mapped is a level that knows its holes.
+type mapped struct {
+	layered.Source
+	mapper mapper
+}
+
+// Holes implements layered.Mapper.
+func (m mapped) Holes(offsetBytes, lengthBytes int64, dst []layered.Extent) ([]layered.Extent, error) {
+	found, err := m.mapper.Extents(offsetBytes, lengthBytes, make([]volume.Extent, 0, cap(dst)-len(dst)))
+	for _, e := range found {
+		depth := 1
+		if e.Hole {
+			depth = 0
+		}
+		dst = append(dst, layered.Extent{LengthBytes: e.LengthBytes, Depth: depth})
+	}
+	return dst, err
+}
+
+// layeredDevice serves a chain of levels with keys of their own.
+type layeredDevice struct {
+	*volumeDevice // of the first level
+	stack         *layered.Stack
+}
+
+func newLayeredDevice(top topVolume, stack *layered.Stack, readOnly bool) *layeredDevice {
+	d := &layeredDevice{newVolumeDevice(top.Volume, readOnly), stack}
+	d.props.Contexts = append(d.props.Contexts, nbdserver.ContextDepth)
+	return d
+}
+
+// ReadAt implements nbdserver.Device.
+func (d *layeredDevice) ReadAt(p []byte, offsetBytes int64) error {
+	if err := d.Check(offsetBytes, int64(len(p))); err != nil || len(p) == 0 {
+		return err
+	}
+	return d.stack.ReadAt(p, offsetBytes)
+}
+
+// WriteAt implements nbdserver.Device.
+func (d *layeredDevice) WriteAt(p []byte, offsetBytes int64, fua bool) error {
+	if err := d.Check(offsetBytes, int64(len(p))); err != nil || len(p) == 0 {
+		return err
+	}
+	return d.stack.WriteAt(p, offsetBytes, fua)
+}
+
+// Trim implements nbdserver.Device.
+func (d *layeredDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
+	err := d.Check(offsetBytes, lengthBytes)
+	if err == nil {
+		err = d.stack.Trim(offsetBytes, lengthBytes)
+	}
+	if err != nil || !fua {
+		return err
+	}
+	return d.Flush()
+}
+
+// WriteZeroes implements nbdserver.Device.
+func (d *layeredDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserver.ZeroFlags) error {
+	if err := d.Check(offsetBytes, lengthBytes); err != nil {
+		return err
+	}
+	return d.stack.WriteZeroes(offsetBytes, lengthBytes, layered.ZeroOptions{
+		FUA: flags&nbdserver.ZeroFUA != 0, NoHole: flags&nbdserver.ZeroNoHole != 0, Fast: flags&nbdserver.ZeroFast != 0,
+	})
+}
+
+// Extents implements nbdserver.Device, to whole objects.
+func (d *layeredDevice) Extents(metaContext string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+	if err := d.Check(offsetBytes, lengthBytes); err != nil {
+		return dst, err
+	}
+	found, err := d.stack.Extents(offsetBytes, lengthBytes, make([]layered.Extent, 0, cap(dst)-len(dst)))
+	if err != nil {
+		return dst, err
+	}
+	for _, e := range found {
+		flags := uint64(e.Depth)
+		if metaContext == nbdserver.ContextAllocation {
+			flags = 0
+			if e.Depth == 0 {
+				flags = nbdserver.StateHole | nbdserver.StateZero
+			}
+		}
+		dst = append(dst, nbdserver.Extent{LengthBytes: e.LengthBytes, Flags: flags})
+	}
+	return dst, nil
+}

@@ -123,9 +123,13 @@ func configure(conn *rados.Conn, cfg Config) error {
 	if err := conn.ParseDefaultConfigEnv(); err != nil {
 		return fmt.Errorf("ceph: %w: reading $CEPH_ARGS: %w", image.ErrUnreachable, err)
 	}
-	for _, options := range []map[string]string{defaults, cfg.Options} {
+	for i, options := range []map[string]string{defaults, cfg.Options} {
 		for name, value := range options {
-			if err := conn.SetConfigOption(name, value); err != nil {
+			err := conn.SetConfigOption(name, value)
+			if i == 0 && errors.Is(err, rados.ErrNotFound) {
+				continue // Ceph 14 does not know all of them
+			}
+			if err != nil {
 				if name == "key" {
 					value = "a secret"
 				}

@@ -57,11 +57,13 @@ func NewMachine(tb testing.TB, suite string, binds ...string) *Machine {
 		args = append(args, "--bind-ro="+path)
 	}
 	m.boot(tb, exec.Command(nspawn, args...))
+	// Packages start their daemons, other than in a chroot.
+	m.Run(tb, "rm", "-f", "/usr/sbin/policy-rc.d")
 	return m
 }
 
 // bootTimeout is how long a machine may take to start. Five seconds are usual.
-const bootTimeout = time.Minute
+const bootTimeout = 3 * time.Minute
 
 func (m *Machine) boot(tb testing.TB, cmd *exec.Cmd) {
 	tb.Helper()
@@ -77,8 +79,11 @@ func (m *Machine) boot(tb testing.TB, cmd *exec.Cmd) {
 				return
 			}
 		}
-		if !p.Running() || time.Now().After(deadline) {
+		if !p.Running() {
 			Missing(tb, "a machine does not boot here:\n%s", p.Output())
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("a machine does not get ready:\n%s\n%s", m.Try(tb, "systemctl", "list-jobs"), m.Try(tb, "systemctl", "list-units", "--failed"))
 		}
 	}
 }
@@ -141,10 +146,11 @@ func (m *Machine) Start(tb testing.TB, name string, args ...string) *Process {
 	return StartCmd(tb, m.Command(name, args...))
 }
 
-// Write writes a file inside, which user and group, as names that the machine knows, may read, and nobody else.
-func (m *Machine) Write(tb testing.TB, path, owner string, content []byte) {
+// Write writes a file inside, with an owner, such as root:luksgate, and a mode, such as 640.
+func (m *Machine) Write(tb testing.TB, path, owner, mode string, content []byte) {
 	tb.Helper()
-	cmd := m.Command("sh", "-c", `umask 077 && mkdir -p "$(dirname "$1")" && cat >"$1" && chown "$2" "$1" && chmod 640 "$1"`, "sh", path, owner)
+	script := `mkdir -p "$(dirname "$1")" && (umask 077 && cat >"$1") && chown "$2" "$1" && chmod "$3" "$1"`
+	cmd := m.Command("sh", "-c", script, "sh", path, owner, mode)
 	cmd.Stdin = bytes.NewReader(content)
 	if r := RunCmd(tb, cmd); r.ExitCode != 0 {
 		tb.Fatalf("writing %s inside the machine:\n%s", path, r)

@@ -88,6 +88,9 @@ func (p *Policy) Check(peer *nbdserver.Peer) error {
 	if p == nil || p.allows(peer) {
 		return nil
 	}
+	if peer == nil {
+		peer = &nbdserver.Peer{}
+	}
 	switch names := peer.CertificateNames(); {
 	case len(names) > 0:
 		return fmt.Errorf("%w: the policy has no certificate %q", nbdserver.ErrDenied, names)

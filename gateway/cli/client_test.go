@@ -28,15 +28,22 @@ func dial(t *testing.T, socket string) *rawClient {
 	t.Cleanup(func() { c.Close() })
 	r := &rawClient{t, c}
 	r.read(18) // NBDMAGIC, IHAVEOPT, flags
-	r.write(binary.BigEndian.AppendUint32(nil, 3))
+	r.write(u32(3))
+	r.goDefault()
+	return r
+}
+
+// goDefault asks for the default export.
+func (r *rawClient) goDefault() {
+	r.t.Helper()
 	r.write([]byte("IHAVEOPT"), u32(7), u32(6), u32(0), []byte{0, 0}) // NBD_OPT_GO, no name, no info requests
 	for {
 		head := r.read(20)
 		r.read(int(binary.BigEndian.Uint32(head[16:])))
 		if kind := binary.BigEndian.Uint32(head[12:]); kind == 1 { // NBD_REP_ACK
-			return r
+			return
 		} else if kind != 3 {
-			t.Fatalf("reply %#x to NBD_OPT_GO", kind)
+			r.t.Fatalf("reply %#x to NBD_OPT_GO", kind)
 		}
 	}
 }

@@ -29,9 +29,11 @@ type Export struct {
 	State     string   `json:"state"`
 	Clients   int      `json:"clients"`
 	SizeBytes int64    `json:"size_bytes,omitempty"` // while it is open
-	ReadOnly  bool     `json:"read_only,omitempty"`
-	Engine    string   `json:"engine"`
-	Key       string   `json:"key,omitempty"` // where it is from, in words
+	// Cluster is the fsid of an RBD image's cluster, while it is open.
+	Cluster  string `json:"cluster,omitempty"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Engine   string `json:"engine"`
+	Key      string `json:"key,omitempty"` // where it is from, in words
 	// Origin is "file" for the configuration file and "api" for what was added later.
 	Origin string `json:"origin"`
 	// Pending says that the configuration has changed and is in force when the image is opened next.

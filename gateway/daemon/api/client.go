@@ -94,8 +94,8 @@ func (c *Client) Reload(ctx context.Context) (Change, error) {
 	return out, c.do(ctx, http.MethodPost, "/v1/reload", nil, &out)
 }
 
-// Upgrade has the daemon hand over to a new process. With cut, clients that cannot be handed over (TLS) are disconnected;
-// else they are a reason not to.
+// Upgrade has the daemon hand over to a new process. With cut, clients with TLS are disconnected; else the old process
+// relays them.
 func (c *Client) Upgrade(ctx context.Context, cut bool) (Upgrade, error) {
 	var out Upgrade
 	return out, c.do(ctx, http.MethodPost, "/v1/upgrade"+query("cut", cut), nil, &out)
@@ -124,17 +124,9 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, out a
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}
-	res, err := c.http.Do(req)
+	res, err := c.send(req)
 	if err != nil {
-		var no syscall.Errno
-		if errors.As(err, &no) && (no == syscall.ECONNREFUSED || no == syscall.ENOENT) {
-			return fmt.Errorf("admin: socket %s: %w: start one with `luksgate serve`, or name its socket with --admin", c.socket, ErrNotRunning)
-		}
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err
-		}
-		return fmt.Errorf("admin: socket %s: %w", c.socket, err)
+		return err
 	}
 	defer func() { _ = res.Body.Close() }()
 	limited := io.LimitReader(res.Body, maxAnswerBytes)
@@ -148,6 +140,23 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, out a
 		return fmt.Errorf("admin: the daemon's answer: %w", err)
 	}
 	return nil
+}
+
+// send sends a request. The caller closes the body of the answer.
+func (c *Client) send(req *http.Request) (*http.Response, error) {
+	res, err := c.http.Do(req)
+	if err == nil {
+		return res, nil
+	}
+	var no syscall.Errno
+	if errors.As(err, &no) && (no == syscall.ECONNREFUSED || no == syscall.ENOENT) {
+		return nil, fmt.Errorf("admin: socket %s: %w: start one with `luksgate serve`, or name its socket with --admin", c.socket, ErrNotRunning)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return nil, fmt.Errorf("admin: socket %s: %w", c.socket, err)
 }
 
 // A statusError is an answer that is no success.
@@ -164,7 +173,11 @@ func problem(status int, body io.Reader) error {
 	if err := json.NewDecoder(body).Decode(&p); err != nil || p.Error == "" {
 		p.Error = fmt.Sprintf("admin: the daemon answers %d %s", status, http.StatusText(status))
 	}
-	e := &statusError{text: p.Error}
+	return problemText(status, p.Error)
+}
+
+func problemText(status int, text string) error {
+	e := &statusError{text: text}
 	switch status {
 	case http.StatusNotFound:
 		e.kind = ErrNotFound

@@ -60,8 +60,9 @@ type openImage struct {
 	cfg    config.Export // with which it was opened
 	export *gateway.Export
 	took   time.Duration // of the open
-	quit   chan struct{}
+	quit   chan struct{} // closed when it is to be closed
 	watch  sync.WaitGroup
+	busy   bool // an operation is under way; under export.mu
 }
 
 func newExport(d *Daemon, cfg config.Export, origin string) *export {
@@ -382,6 +383,7 @@ func (e *export) state() api.Export {
 	case e.image != nil:
 		out.State, out.SizeBytes = api.StateOpen, e.image.export.Device().SizeBytes()
 		out.Pending = !reflect.DeepEqual(e.cfg, e.image.cfg)
+		out.Cluster, _ = e.image.export.ClusterID() // no request: the connection knows it
 	case e.opening != nil:
 		out.State = api.StateOpening
 	case e.failure != nil:

@@ -16,11 +16,15 @@ type Export struct {
 	src     *source
 	release func()
 	nature  nature
+	// rotational: the image is on a disk that turns.
+	rotational bool
 }
 
 // Device is the plaintext, for one connection: its size is the image's now, and stays. Closing it does nothing, since
 // all connections share the image, which Close closes.
-func (e *Export) Device() nbdserver.Device { return sized{e.device, e.device.SizeBytes()} }
+func (e *Export) Device() nbdserver.Device {
+	return sized{e.device, e.device.SizeBytes(), e.rotational}
+}
 
 // Dead is closed when the image cannot be used any more, for example because another client took it over; Err says why.
 // It is nil for images that stay what they are.
@@ -59,7 +63,15 @@ func (e *Export) RBDStats() (s rbd.Stats, ok bool) {
 // sized is a device with the size that it had when a connection opened it.
 type sized struct {
 	nbdserver.Device
-	sizeBytes int64
+	sizeBytes  int64
+	rotational bool
+}
+
+// Properties implements nbdserver.Device.
+func (s sized) Properties() nbdserver.Properties {
+	p := s.Device.Properties()
+	p.Rotational = s.rotational
+	return p
 }
 
 // SizeBytes implements nbdserver.Device.

@@ -16,6 +16,7 @@ import (
 	"github.com/luksgate/luksgate/crypt/volume"
 	"github.com/luksgate/luksgate/crypt/xts"
 	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/gateway/image/file"
 	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/gateway/key"
 	"github.com/luksgate/luksgate/nbdserver"
@@ -41,7 +42,10 @@ func Open(ctx context.Context, cfg Config) (*Export, error) {
 		o.release()
 		return nil, err
 	}
-	return &Export{device: dev, src: o.src, release: o.release, nature: o.nature()}, nil
+	return &Export{
+		device: dev, src: o.src, release: o.release, nature: o.nature(),
+		rotational: cfg.Image.Scheme == image.File && file.Rotational(cfg.Image.Path),
+	}, nil
 }
 
 // An opener carries one Open from step to step.

@@ -38,7 +38,7 @@ func TestSupportTableNamesTestsThatExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	here, elsewhere := testsIn(t, "."), map[string]bool{}
-	for _, folder := range []string{"../gateway", "../gateway/access", "../gateway/cli"} {
+	for _, folder := range []string{"../gateway", "../gateway/access", "../gateway/cli", "../gateway/image/file", "../gateway/layered"} {
 		maps.Copy(elsewhere, testsIn(t, folder))
 	}
 	named := map[string]bool{}

@@ -344,7 +344,7 @@ func (p *player) finish(r *request) error {
 		}
 	}
 	p.free[r.conn] = append(p.free[r.conn], r)
-	if r.failed != nil && !(r.rec.Flags&trace.Fast != 0) { // a fast zero may be refused
+	if r.failed != nil && r.rec.Flags&trace.Fast == 0 { // a fast zero may be refused
 		return fmt.Errorf("replay: %s of %d bytes at %d: the server says: %w", r.rec.Op, r.rec.LengthBytes, r.rec.OffsetBytes, r.failed)
 	}
 	h := p.report.Latency[r.rec.Op]

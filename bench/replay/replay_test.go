@@ -41,7 +41,9 @@ func serve(t *testing.T, c nbdserver.Catalog) (at engine.Endpoint, stop func()) 
 	}
 	t.Cleanup(func() {
 		stop()
-		<-done
+		if err := <-done; !errors.Is(err, nbdserver.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	return engine.Endpoint{Network: "unix", Address: path}, stop
 }

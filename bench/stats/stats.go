@@ -79,7 +79,7 @@ func PairedRatio(a, b []float64) (e Estimate, ok bool) {
 	if n == 0 {
 		return e, false
 	}
-	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // resampling needs no secrecy
+	random := rand.New(rand.NewPCG(seed, 1))
 	found := make([]float64, resamples)
 	for i := range found {
 		found[i] = Median(resample(random, ratios))
@@ -93,7 +93,7 @@ func Ratio(a, b []float64) (e Estimate, ok bool) {
 	if len(a) == 0 || Median(b) == 0 {
 		return e, false
 	}
-	random := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // resampling needs no secrecy
+	random := rand.New(rand.NewPCG(seed, 2))
 	found := make([]float64, 0, resamples)
 	for range resamples {
 		if below := Median(resample(random, b)); below != 0 {

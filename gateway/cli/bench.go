@@ -25,7 +25,7 @@ import (
 	"github.com/luksgate/luksgate/gateway/image/rbd"
 )
 
-// warmUpShare of the measured time comes before it, and so much at least.
+// warmUpShare of the measured time comes before it, and so much at least, though no more than the measured time.
 const (
 	warmUpShare = 0.25
 	leastWarmUp = 150 * time.Millisecond
@@ -181,7 +181,7 @@ func (f *benchFlags) plan(p *engine.Plan) error {
 		Workloads: matrix.Workloads(), Rounds: f.rounds, Seed: f.seed,
 		Length: time.Duration(f.seconds * float64(time.Second)),
 	}
-	p.WarmUp = max(time.Duration(float64(p.Length)*warmUpShare), leastWarmUp)
+	p.WarmUp = max(time.Duration(float64(p.Length)*warmUpShare), min(leastWarmUp, p.Length))
 	return nil
 }
 

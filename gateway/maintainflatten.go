@@ -115,11 +115,7 @@ func (e *Export) copier() (copier, int64, error) {
 		return nil, 0, fmt.Errorf("%s: %w: its data begin inside an object (byte %d, objects of %d bytes), which would have to be copied "+
 			"from two images", e.nature.name, luks.ErrUnsupported, e.nature.header.DataOffsetBytes, objectBytes)
 	}
-	c, ok := any(d.stack).(copier)
-	if !ok {
-		return nil, 0, fmt.Errorf("%s: %w: it was opened for reading only", e.nature.name, luks.ErrUnsupported)
-	}
-	return c, objectBytes, nil
+	return d.stack, objectBytes, nil
 }
 
 // copyUps is how many objects are copied up at once.

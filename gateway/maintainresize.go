@@ -109,7 +109,12 @@ func (e *Export) beforeShrinking(ctx context.Context, imageBytes int64, progress
 	if err != nil {
 		return err
 	}
-	return copyUpFrom(ctx, c, max(imageBytes/objectBytes, e.nature.headerObjects(objectBytes)), progress.of("copy up"))
+	err = copyUpFrom(ctx, c, max(imageBytes/objectBytes, e.nature.headerObjects(objectBytes)), progress.of("copy up"))
+	if err != nil {
+		return err
+	}
+	// librbd removes no object of which its map says that there is none: it would be there again when the image grows.
+	return e.src.rbd.RebuildObjectMap(ctx, progress.of("object map"))
 }
 
 // headerObjects is the number of objects with nothing but header in them.

@@ -21,9 +21,9 @@ import (
 	"github.com/luksgate/luksgate/gateway/key"
 )
 
-// maintenanceCommands are the verbs about headers.
+// maintenanceCommands are the verbs that change images and their headers.
 func maintenanceCommands(s std) []*cobra.Command {
-	return []*cobra.Command{newFormat(s), newKey(s), newHeader(s)}
+	return []*cobra.Command{newFormat(s), newKey(s), newHeader(s), newResize(s), newFlatten(s)}
 }
 
 // newKey groups the verbs about keyslots.

@@ -138,7 +138,7 @@ func (f *benchFlags) run(ctx context.Context, s std, arg string) error {
 		return err
 	}
 	defer files.drop()
-	bar := newProgress(s)
+	bar := newBenchProgress(s)
 	defer bar.clear()
 	var measureErr error
 	if strings.HasPrefix(arg, "nbd") && strings.Contains(arg, "://") {
@@ -186,7 +186,7 @@ func (f *benchFlags) plan(p *engine.Plan) error {
 }
 
 // measureImage compares layers and peers on scratch images.
-func (f *benchFlags) measureImage(ctx context.Context, s std, arg string, plan *engine.Plan, doc *result.Document, bar *progress) (err error) {
+func (f *benchFlags) measureImage(ctx context.Context, s std, arg string, plan *engine.Plan, doc *result.Document, bar *benchProgress) (err error) {
 	opts, err := f.labOptions(s, arg)
 	if err != nil {
 		return err
@@ -261,7 +261,7 @@ func (f *benchFlags) labOptions(s std, arg string) (lab.Options, error) {
 }
 
 // measureURI measures one server, whoever it is.
-func (f *benchFlags) measureURI(ctx context.Context, s std, arg string, plan *engine.Plan, doc *result.Document, bar *progress) error {
+func (f *benchFlags) measureURI(ctx context.Context, s std, arg string, plan *engine.Plan, doc *result.Document, bar *benchProgress) error {
 	endpoint, err := nbdEndpoint(arg)
 	if err != nil {
 		return err
@@ -306,7 +306,7 @@ func (f *benchFlags) settings(doc *result.Document, plan *engine.Plan) {
 }
 
 // measure runs the plan and watches the machine.
-func (f *benchFlags) measure(ctx context.Context, s std, plan *engine.Plan, doc *result.Document, bar *progress) (err error) {
+func (f *benchFlags) measure(ctx context.Context, s std, plan *engine.Plan, doc *result.Document, bar *benchProgress) (err error) {
 	var watch machine.Watch
 	doc.Remarks = append(doc.Remarks, watch.Before()...)
 	bar.clear()

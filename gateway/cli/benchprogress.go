@@ -10,8 +10,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// progress is a bar on the terminal, and nothing where there is none. It may be used by several goroutines.
-type progress struct {
+// benchProgress is a bar on the terminal, and nothing where there is none. It may be used by several goroutines.
+type benchProgress struct {
 	out *os.File // nil: no terminal
 
 	mu    sync.Mutex
@@ -20,26 +20,26 @@ type progress struct {
 	bar   *progressbar.ProgressBar
 }
 
-func newProgress(s std) *progress {
+func newBenchProgress(s std) *benchProgress {
 	f, ok := isTerminal(s.err)
 	if !ok {
-		return &progress{}
+		return &benchProgress{}
 	}
-	return &progress{out: f}
+	return &benchProgress{out: f}
 }
 
 // bytes shows how much of something is done.
-func (p *progress) bytes(what string, done, total int64) { p.show(what, done, total, true) }
+func (p *benchProgress) bytes(what string, done, total int64) { p.show(what, done, total, true) }
 
 // steps shows how many measurements are done.
-func (p *progress) steps(what string, done, total int) {
+func (p *benchProgress) steps(what string, done, total int) {
 	p.show(what, int64(done), int64(total), false)
 }
 
 // text shows what is done that has no measure.
-func (p *progress) text(what string) { p.show(what, 0, -1, false) }
+func (p *benchProgress) text(what string) { p.show(what, 0, -1, false) }
 
-func (p *progress) show(what string, done, total int64, inBytes bool) {
+func (p *benchProgress) show(what string, done, total int64, inBytes bool) {
 	if p.out == nil {
 		return
 	}
@@ -61,13 +61,13 @@ func (p *progress) show(what string, done, total int64, inBytes bool) {
 }
 
 // clear removes the bar.
-func (p *progress) clear() {
+func (p *benchProgress) clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.end()
 }
 
-func (p *progress) end() {
+func (p *benchProgress) end() {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 		p.bar = nil

@@ -104,7 +104,7 @@ func (f *replayFlags) run(ctx context.Context, s std, path, target string) error
 	if err != nil {
 		return err
 	}
-	bar := newProgress(s)
+	bar := newBenchProgress(s)
 	defer bar.clear()
 	var named []benchreport.Replay
 	if strings.HasPrefix(target, "nbd") && strings.Contains(target, "://") {
@@ -164,7 +164,7 @@ func openTrace(path string) (*trace.Reader, func(), error) {
 }
 
 // onURI replays at a server that is there.
-func (f *replayFlags) onURI(ctx context.Context, path, target string, changes bool, o replay.Options, bar *progress) ([]benchreport.Replay, error) {
+func (f *replayFlags) onURI(ctx context.Context, path, target string, changes bool, o replay.Options, bar *benchProgress) ([]benchreport.Replay, error) {
 	at, err := nbdEndpoint(target)
 	if err != nil {
 		return nil, err
@@ -195,7 +195,7 @@ func checkWritable(ctx context.Context, at engine.Endpoint, changes bool) error 
 }
 
 // onScratch replays at gateways of our own.
-func (f *replayFlags) onScratch(ctx context.Context, s std, path, target string, h trace.Header, o replay.Options, bar *progress) (all []benchreport.Replay, err error) {
+func (f *replayFlags) onScratch(ctx context.Context, s std, path, target string, h trace.Header, o replay.Options, bar *benchProgress) (all []benchreport.Replay, err error) {
 	opts, err := f.bench.labOptions(s, target)
 	if err != nil {
 		return nil, err
@@ -228,7 +228,7 @@ func (f *replayFlags) onScratch(ctx context.Context, s std, path, target string,
 	return all, nil
 }
 
-func playOnce(ctx context.Context, path string, at engine.Endpoint, o replay.Options, bar *progress, what string) (*replay.Report, error) {
+func playOnce(ctx context.Context, path string, at engine.Endpoint, o replay.Options, bar *benchProgress, what string) (*replay.Report, error) {
 	r, done, err := openTrace(path)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,9 +84,8 @@ output; --json and --html write reports. What the run could not measure cleanly 
   luksgate bench compare old.json new.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := untilSignal(cmd)
+			ctx, stop := untilSignalOnce(cmd)
 			defer stop()
-			context.AfterFunc(ctx, stop) // a second signal ends the program at once
 			return f.run(ctx, s, args[0])
 		},
 	}
@@ -110,6 +112,14 @@ func (f *benchFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.html, "html", "", "file to write a page with plots to")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	f.ceph.add(fs)
+}
+
+// untilSignalOnce is a context that ends with the first signal, so that scratch images are removed; a second one ends the
+// program at once.
+func untilSignalOnce(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(background(cmd.Context()), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 // newBenchServe is the server that is measured, for benchserver.Start only.
@@ -210,6 +220,9 @@ func (f *benchFlags) measureImage(ctx context.Context, s std, arg string, plan *
 	f.settings(doc, plan)
 	doc.Settings.ImageBytes, doc.Settings.LUKSVersion = opts.SizeBytes, opts.Version
 	doc.Settings.SectorBytes, doc.Settings.DataOffsetBytes = l.SectorBytes, l.DataOffsetBytes
+	if opts.Target.Scheme == image.RBD && slices.Contains(rbd.Missing(), rbd.MissingEngine) {
+		doc.Remarks = append(doc.Remarks, "librbd "+rbd.Version()+" has no encryption of its own, so that there is nothing to compare luksgate's with")
+	}
 	doc.Settings.Against, doc.Settings.CephOptions = opts.Against, withoutSecrets(opts.Ceph.Options)
 	if opts.Target.Scheme == image.File {
 		doc.Remarks = append(doc.Remarks, "file: images are read and written through the page cache: this measures memory more than the disk")
@@ -241,15 +254,7 @@ func (f *benchFlags) labOptions(s std, arg string) (lab.Options, error) {
 	if largest := f.matrix.largestBlock(); o.SizeBytes < int64(largest) {
 		return o, usage("%d bytes of image are too few for requests of %d bytes", o.SizeBytes, largest)
 	}
-	if len(o.Layers) == 0 {
-		o.Layers = lab.DefaultLayers(ref.Scheme)
-	}
-	if o.Against == "" {
-		o.Against = lab.Plain
-		if ref.Scheme == image.RBD {
-			o.Against = lab.Librbd
-		}
-	}
+	f.setDefaults(&o)
 	if o.Program, err = os.Executable(); err != nil {
 		return o, err
 	}
@@ -258,6 +263,23 @@ func (f *benchFlags) labOptions(s std, arg string) (lab.Options, error) {
 	}
 	o.Peers, err = choosePeers(f.peers, ref.Scheme)
 	return o, err
+}
+
+// setDefaults chooses layers and what they are compared with: librbd's engine, where there is one.
+func (f *benchFlags) setDefaults(o *lab.Options) {
+	engine := o.Target.Scheme == image.RBD && !slices.Contains(rbd.Missing(), rbd.MissingEngine)
+	if len(o.Layers) == 0 {
+		o.Layers = lab.DefaultLayers(o.Target.Scheme)
+		if !engine {
+			o.Layers = slices.DeleteFunc(o.Layers, func(s string) bool { return s == lab.Librbd || s == lab.NBDLibrbd })
+		}
+	}
+	if o.Against == "" {
+		o.Against = lab.Plain
+		if engine {
+			o.Against = lab.Librbd
+		}
+	}
 }
 
 // measureURI measures one server, whoever it is.

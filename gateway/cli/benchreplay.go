@@ -52,9 +52,8 @@ end depends neither on the depth nor on the number of connections.`,
   luksgate bench replay vm1.trace nbd://storage.example/vm1 --reads-only --paced`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := untilSignal(cmd)
+			ctx, stop := untilSignalOnce(cmd)
 			defer stop()
-			context.AfterFunc(ctx, stop)
 			return f.run(ctx, s, args[0], args[1])
 		},
 	}

@@ -59,7 +59,7 @@ func Version() string {
 // optional are functions of librbd that are looked up at run time, and what is lost without them.
 var optional = []struct{ function, feature string }{
 	{"rbd_aio_write_zeroes", "freeing zeros (written as data instead)"},
-	{"rbd_encryption_load", "the librbd engine"},
+	{"rbd_encryption_load", MissingEngine},
 	{"rbd_encryption_load2", "the librbd engine for clones with keys of their own"},
 }
 

@@ -11,8 +11,9 @@ TIME    ?= 60s
 TOTAL   ?=
 # of "make demo": ceph, or file (without Ceph)
 DEMO    ?= ceph
-# of the benchmarks, for example "-rounds 9"
+# of the benchmarks, for example "-rounds 9"; of luksgate bench, for example "--full"
 BENCH_FLAGS ?=
+LAYERS_FLAGS ?=
 
 LINT_VERSION := v2.15.0
 VULN_VERSION := v1.9.0
@@ -135,7 +136,7 @@ fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given
 # ---- measuring
 
 .PHONY: bench
-bench: bench-crypto bench-nbd bench-rbd ## all of the benchmarks below
+bench: bench-crypto bench-nbd bench-rbd bench-layers bench-latency ## all of the benchmarks below
 
 .PHONY: bench-crypto
 bench-crypto: ## the cipher's kernels beside OpenSSL, the worker pool; BENCH_FLAGS=-help says more
@@ -152,6 +153,23 @@ bench-rbd: ## the gateway beside fio, qemu-nbd and librbd's own engine, on a Cep
 	@deploy/install-deps go build ceph bench
 	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
 	  $(GO) run ./bench/rbd $(BENCH_FLAGS)
+
+# gonbdserver is a peer of the layers where it is found; see bench/peers.
+.PHONY: bench-layers
+bench-layers: build ## "luksgate bench" of memory and of a Ceph cluster, with all peers, into build/bench; LAYERS_FLAGS
+	@deploy/install-deps go build ceph bench
+	@mkdir -p build/bench
+	$(GO_PURE) build -o build/bench/gonbdserver ./bench/nbd/gonbdserver
+	PATH="$$PATH:$(CURDIR)/build/bench" bin/luksgate bench mem:256M --peers all \
+	  --json build/bench/mem.json --html build/bench/mem.html $(LAYERS_FLAGS)
+	deploy/devcluster/with-cluster --size 8G -- bin/luksgate bench rbd:rbd/bench --against librbd --peers all \
+	  --json build/bench/rbd.json --html build/bench/rbd.html $(LAYERS_FLAGS)
+
+.PHONY: bench-latency
+bench-latency: ## what a network's latency costs, and what depth and connections help (root); BENCH_FLAGS=-help says more
+	@deploy/install-deps go bench
+	@mkdir -p build/bench
+	$(GO_PURE) run ./bench/latency -svg build/bench/latency.svg $(BENCH_FLAGS)
 
 # ---- showing
 

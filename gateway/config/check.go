@@ -187,6 +187,10 @@ func (k *checker) export(key string, e *Export) {
 	k.oneOf(key+".holes", e.Holes, "zero", "decrypt")
 	k.oneOf(key+".zeroes", e.Zeroes, "object", "encrypt", "punch")
 	k.oneOf(key+".open", e.Open, OpenOnDemand, OpenAtStart)
+	k.header(key, e)
+	if n := e.Ceph.ImagesPerConnection; n < 0 || n > 1<<16 {
+		k.fail(key+".ceph.images_per_connection", "", "%d: expected 0 (the default) to %d", n, 1<<16)
+	}
 	k.file(key+".ceph.conf", e.Ceph.Conf)
 	if e.Ceph.Key != nil {
 		k.key(key+".ceph.key", e.Ceph.Key)

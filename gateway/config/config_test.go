@@ -21,7 +21,7 @@ func TestExampleIsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The limits of the example are said to be the defaults, so an empty file must come to the same.
-	if len(c.Exports) != 6 || c.Exports[0].Ceph.User != "libvirt" || c.Exports[0].CloseDelay() != 30*time.Second {
+	if len(c.Exports) != 7 || c.Exports[0].Ceph.User != "libvirt" || c.Exports[0].CloseDelay() != 30*time.Second {
 		t.Errorf("unexpected: %+v", c.Exports[0])
 	}
 	if c.Exports[0].Access.Mode != 0o660 || c.Exports[0].Access.Group != "libvirt-qemu" {
@@ -67,6 +67,10 @@ func TestMistakes(t *testing.T) {
 		{"same socket", export + "  - name: b\n    image: mem:1M\n    socket: /s\n", "line 8: exports[1].socket: the socket /s is that of exports[0].socket already"},
 		{"relative", "exports:\n  - name: a\n    image: mem:1M\n    socket: s\n", "is no absolute path"},
 		{"image", "exports:\n  - name: a\n    image: volumes/vm1\n    socket: /s\n", "line 3: exports[0].image:"},
+		{"relative header", export + "    header: h\n", `line 6: exports[0].header: "h" is no absolute path`},
+		{"header and engine", export + "    header: /h\n    engine: librbd\n", "line 6: exports[0].header: librbd's engine knows no detached headers"},
+		{"kdf memory", export + "    kdf_memory_limit: 5G\n", "line 6: exports[0].kdf_memory_limit: 5368709120: expected 0"},
+		{"images per connection", "defaults:\n  ceph: {images_per_connection: -1}\n" + export, "images_per_connection: -1: expected 0"},
 		{"engine", export + "    engine: magic\n", `line 6: exports[0].engine: "magic": expected auto, native, librbd`},
 		{"vault without server", "exports:\n  - name: a\n    image: file:/a\n    socket: /s\n    key: {vault: {path: a}}\n", "no Vault server is configured"},
 		{"vault in the clear", "vault: {address: \"http://vault.example.com\", token_file: /t}\n", "expected https://"},

@@ -78,6 +78,8 @@ func (e *Export) fill(d *Defaults) {
 	}
 	e.Ceph.User = cmp.Or(e.Ceph.User, d.Ceph.User)
 	e.Ceph.Conf = cmp.Or(e.Ceph.Conf, d.Ceph.Conf)
+	e.KDFMemoryLimit = cmp.Or(e.KDFMemoryLimit, d.KDFMemoryLimit)
+	e.Ceph.ImagesPerConnection = cmp.Or(e.Ceph.ImagesPerConnection, d.Ceph.ImagesPerConnection)
 	if len(e.Ceph.MonHosts) == 0 {
 		e.Ceph.MonHosts = d.Ceph.MonHosts
 	}

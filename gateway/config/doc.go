@@ -108,6 +108,8 @@ type Defaults struct {
 	OpenTimeout Duration   `yaml:"open_timeout"`
 	Access      SocketMode `yaml:"socket_access"`
 	Allow       *Allow     `yaml:"allow"`
+	// KDFMemoryLimit is as in Export.
+	KDFMemoryLimit Size `yaml:"kdf_memory_limit"`
 }
 
 // When an image is opened.
@@ -132,6 +134,10 @@ type Export struct {
 	// Key opens the image; Keys open it and its ancestors with keys of their own, child first. One of them is given.
 	Key  *Key  `yaml:"key,omitempty"`
 	Keys []Key `yaml:"keys,omitempty"`
+	// Header is the file of a detached header; empty: the header is in the image.
+	Header string `yaml:"header,omitempty"`
+	// KDFMemoryLimit is the most memory that a key derivation may take; zero is the default of package kdf.
+	KDFMemoryLimit Size `yaml:"kdf_memory_limit,omitempty"`
 
 	Engine string `yaml:"engine,omitempty"`
 	Lock   string `yaml:"lock,omitempty"`
@@ -172,6 +178,8 @@ type Ceph struct {
 	User     string   `yaml:"user,omitempty"`
 	Conf     string   `yaml:"conf,omitempty"`
 	MonHosts []string `yaml:"mon_hosts,omitempty"`
+	// ImagesPerConnection is how many images share a connection; zero is the default of package rbd.
+	ImagesPerConnection int `yaml:"images_per_connection,omitempty"`
 	// Key is where the user's key is, if not where ceph.conf says.
 	Key *Key `yaml:"key,omitempty"`
 }

@@ -169,7 +169,8 @@ func (d *Daemon) gatewayConfig(ctx context.Context, c *config.Export, e *export)
 	}
 	out := gateway.Config{
 		Image: ref, ReadOnly: c.ReadOnly, Plain: c.Plain, Engine: gateway.Engine(c.Engine), Lock: rbd.LockMode(c.Lock),
-		Ceph: rbd.Config{ConfFile: c.Ceph.Conf, User: c.Ceph.User}, Logger: e.log, Observer: e.stats,
+		Ceph:   rbd.Config{ConfFile: c.Ceph.Conf, User: c.Ceph.User, ImagesPerConnection: c.Ceph.ImagesPerConnection},
+		Header: c.Header, KDFMemoryLimitBytes: uint64(c.KDFMemoryLimit), Logger: e.log, Observer: e.stats,
 	}
 	if c.Holes == "decrypt" {
 		out.Holes = volume.HolesDecrypt

@@ -42,7 +42,7 @@ var (
 	mention  = regexp.MustCompile(`\b(docs/[a-z0-9.-]+[a-z0-9]|[A-Z]{4,}\.md)\b`)
 	flagName = regexp.MustCompile(`--([a-z][a-z0-9-]+)`)
 	helpFlag = regexp.MustCompile(`(?m)^ +(?:-\w, |    )--([a-z][a-z0-9-]+)`)
-	command  = regexp.MustCompile(`(?:^|[|;&$(] *|luksgate: *)luksgate ((?:export|inspect|format|key (?:list|add|remove|change)|header (?:backup|restore|repair)|xml (?:disk|qemu|secret|to-gateway|to-librbd)|attach|detach|doctor|version)\b.*)$`)
+	command  = regexp.MustCompile(`(?:^|[|;&$(] *|luksgate: *)luksgate ((?:export|serve|config (?:check|example)|ls|add|rm|drain|stats|top|reload|upgrade|inspect|format|key (?:list|add|remove|change)|header (?:backup|restore|repair)|xml (?:disk|qemu|secret|to-gateway|to-librbd)|attach|detach|doctor|bench(?: (?:compare|replay))?|version)\b.*)$`)
 )
 
 // Every file that a document links to or mentions is there.
@@ -91,7 +91,33 @@ func flags(t *testing.T, program, verb string) []string {
 	return names
 }
 
-var verbs = []string{"export", "inspect", "format", "key list", "key add", "key remove", "key change", "header backup", "header restore", "header repair", "xml disk", "xml qemu", "xml secret", "xml to-gateway", "xml to-librbd", "attach", "detach", "doctor", "version"}
+var verbs = []string{"export", "serve", "config check", "config example", "ls", "add", "rm", "drain", "stats", "top", "reload", "upgrade", "inspect", "format", "key list", "key add", "key remove", "key change", "header backup", "header restore", "header repair", "xml disk", "xml qemu", "xml secret", "xml to-gateway", "xml to-librbd", "attach", "detach", "doctor", "bench", "bench compare", "bench replay", "version"}
+
+// listed finds the verbs in a command's help.
+var listed = regexp.MustCompile(`(?m)^  ([a-z-]+) {2,}\S`)
+
+// Every verb of the program is among those that the manual is held against.
+func TestAllVerbs(t *testing.T) {
+	path := program(t)
+	var walk func(verb []string)
+	walk = func(verb []string) {
+		out, err := exec.Command(path, append(slices.Clone(verb), "--help")...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("luksgate %v --help: %v\n%s", verb, err, out)
+		}
+		_, commands, ok := strings.Cut(string(out), "Available Commands:\n")
+		commands, _, _ = strings.Cut(commands, "\n\n")
+		if name := strings.Join(verb, " "); !ok && !slices.Contains(verbs, name) {
+			t.Errorf("luksgate %s is not among the verbs that are checked", name)
+		}
+		for _, m := range listed.FindAllStringSubmatch(commands, -1) {
+			if m[1] != "completion" && m[1] != "help" {
+				walk(append(slices.Clone(verb), m[1]))
+			}
+		}
+	}
+	walk(nil)
+}
 
 // The manual page has every flag of the program, and no other.
 func TestManualMatchesProgram(t *testing.T) {
@@ -120,6 +146,17 @@ func TestManualMatchesProgram(t *testing.T) {
 	}
 }
 
+// verbOf is the longest verb that a command line begins with.
+func verbOf(line string) string {
+	best := ""
+	for _, v := range verbs {
+		if strings.HasPrefix(line+" ", v+" ") && len(v) > len(best) {
+			best = v
+		}
+	}
+	return best
+}
+
 // The commands in documents use flags that their verb has.
 func TestCommandsInDocuments(t *testing.T) {
 	path := program(t)
@@ -137,7 +174,7 @@ func TestCommandsInDocuments(t *testing.T) {
 			if m == nil {
 				continue
 			}
-			verb := verbs[slices.IndexFunc(verbs, func(v string) bool { return strings.HasPrefix(m[1]+" ", v+" ") })]
+			verb := verbOf(m[1])
 			for _, f := range flagName.FindAllStringSubmatch(m[1], -1) {
 				if !slices.Contains(known[verb], f[1]) {
 					t.Errorf("%s: luksgate %s has no --%s: %s", document, verb, f[1], line)

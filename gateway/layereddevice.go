@@ -128,7 +128,7 @@ func (d *layeredDevice) Extents(metaContext string, offsetBytes, lengthBytes int
 		flags := uint64(e.Depth)
 		if metaContext == nbdserver.ContextAllocation {
 			flags = 0
-			if e.Depth == 0 {
+			if e.Depth == 0 || e.Zero {
 				flags = nbdserver.StateHole | nbdserver.StateZero
 			}
 		}

@@ -3,10 +3,12 @@
 package layered
 
 // An Extent is a run of plaintext. Depth is 0 for what no level holds, which reads as zeros, else 1 for the first level, 2
-// for the one below it, and so on; all that lies in the base counts as one level.
+// for the one below it, and so on; all that lies in the base counts as one level. Zero is what a level holds without data,
+// to hide what is below: it reads as zeros too, and whoever copies that level must copy it.
 type Extent struct {
 	LengthBytes int64
 	Depth       int
+	Zero        bool
 }
 
 // A Mapper is a Source that knows its own holes.
@@ -49,7 +51,7 @@ func (s *Stack) Extents(offsetBytes, lengthBytes int64, dst []Extent) ([]Extent,
 	for i, all := range found {
 		at := parts[i].startBytes
 		for _, e := range all {
-			if n := len(dst); n > known && dst[n-1].Depth == e.Depth {
+			if n := len(dst); n > known && dst[n-1].Depth == e.Depth && dst[n-1].Zero == e.Zero {
 				dst[n-1].LengthBytes += e.LengthBytes
 			} else if n == cap(dst) {
 				return dst, nil
@@ -83,7 +85,7 @@ func (s *Stack) extents(level int, startBytes, endBytes int64, dst []Extent) ([]
 			// Behind the end of a short object there are zeros, in whole sectors.
 			data := number*l.Objects.ObjectBytes() + sizeBytes - l.DataOffsetBytes
 			data = max(min((data+l.SectorBytes-1)/l.SectorBytes*l.SectorBytes, end), startBytes)
-			dst = add(add(dst, data-startBytes, level+1), end-data, 0)
+			dst = add(add(dst, Extent{data - startBytes, level + 1, false}), Extent{end - data, level + 1, true})
 		} else if dst, err = s.extentsBelow(level, startBytes, end, dst); err != nil {
 			return dst, err
 		}
@@ -115,18 +117,18 @@ func (s *Stack) extentsBelow(level int, startBytes, endBytes int64, dst []Extent
 			return dst, nil
 		}
 	}
-	return add(dst, endBytes-startBytes-n, 0), nil
+	return add(dst, Extent{LengthBytes: endBytes - startBytes - n}), nil
 }
 
 func (s *Stack) baseExtents(startBytes, endBytes int64, dst []Extent) ([]Extent, error) {
 	all, err := s.base.(Mapper).Holes(startBytes, endBytes-startBytes, make([]Extent, 0, maxPerObject))
 	for _, e := range all {
-		n := min(e.LengthBytes, endBytes-startBytes)
-		startBytes += n
+		e.LengthBytes = min(e.LengthBytes, endBytes-startBytes)
+		startBytes += e.LengthBytes
 		if e.Depth > 0 {
 			e.Depth = len(s.layers) + 1
 		}
-		dst = add(dst, n, e.Depth)
+		dst = add(dst, e)
 	}
 	return dst, err
 }
@@ -147,9 +149,9 @@ func (l *Layer) stat(number int64) (exists bool, sizeBytes int64, err error) {
 }
 
 // add appends an extent, if there is anything of it. Neighbours are kept apart, since their lengths are counted.
-func add(dst []Extent, lengthBytes int64, depth int) []Extent {
-	if lengthBytes <= 0 {
+func add(dst []Extent, e Extent) []Extent {
+	if e.LengthBytes <= 0 {
 		return dst
 	}
-	return append(dst, Extent{lengthBytes, depth})
+	return append(dst, e)
 }

@@ -333,7 +333,7 @@ func (p plain) Holes(offset, length int64, dst []Extent) ([]Extent, error) {
 		if withoutTail(p[offset:offset+n], 1) > 0 {
 			depth = 1
 		}
-		dst = append(dst, Extent{n, depth})
+		dst = append(dst, Extent{LengthBytes: n, Depth: depth})
 		offset += n
 	}
 	return dst, nil

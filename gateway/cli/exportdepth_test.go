@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !noceph
+
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/luksgate/luksgate/deploy/testenv"
+)
+
+// numbers are the first three columns, without what versions of libnbd call them.
+func numbers(text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		out.WriteString(strings.Join(strings.Fields(line)[:3], " ") + "\n")
+	}
+	return out.String()
+}
+
+// TestAllocationDepth has libnbd ask for the layers of a clone with a key of its own: nothing, its own data, its parent's.
+func TestAllocationDepth(t *testing.T) {
+	testenv.CephConf(t)
+	g := newGolden(t, "luks2", 40, 24) // 16 MiB are the header's; the second of six objects is empty
+	l := g.own(g.clone(t), g.key(t, "own"), 24, 24)
+	good(t, formatClone(l.spec, "luks2", l.keys[0])...)
+	e := export(t, l.args()...)
+	testenv.Run(t, "qemu-io", "-f", "raw", "-c", "write -P 2 13M 1M", "-c", "write -z -u 20M 4M", e.uri)
+	for context, want := range map[string]string{
+		"qemu:allocation-depth": `
+ 0 4194304 2 backing depth 2
+ 4194304 4194304 0 unallocated
+ 8388608 4194304 2 backing depth 2
+ 12582912 4194304 1 local
+ 16777216 4194304 2 backing depth 2
+ 20971520 4194304 1 local
+`,
+		"base:allocation": `
+ 0 4194304 0 data
+ 4194304 4194304 3 hole,zero
+ 8388608 12582912 0 data
+ 20971520 4194304 3 hole,zero
+`,
+	} {
+		if got := numbers(testenv.Run(t, "nbdinfo", "--map="+context, e.uri)); got != numbers(want) {
+			t.Errorf("%s: got\n%swant%s", context, got, want)
+		}
+	}
+	e.stop(t)
+	// An image without layers does not offer them.
+	e = export(t, g.args()...)
+	if r := testenv.Try(t, "nbdinfo", "--map=qemu:allocation-depth", e.uri); r.ExitCode == 0 {
+		t.Errorf("layers of an image that is no clone: %s", r)
+	}
+	e.stop(t)
+}

@@ -131,7 +131,7 @@ func (l *lab) capture(ctx context.Context) error {
 		time.Sleep(20 * time.Millisecond)
 	}
 	out, err := exec.CommandContext(ctx, "fio", "--name=x", "--ioengine=nbd", "--uri=nbd+unix:///x?socket="+socket, "--rw=randrw",
-		"--rwmixread=70", "--bssplit=4k/60:16k/25:64k/15", "--iodepth=32", "--size=256m", "--io_size=64m", "--fsync=64",
+		"--rwmixread=70", "--bssplit=4k/60:16k/25:64k/15", "--iodepth=32", "--size=256m", "--io_size=24m", "--fsync=64",
 		"--randseed=1", "--rate_iops=4000").CombinedOutput()
 	err = errors.Join(err, export.Process.Signal(syscall.SIGTERM))
 	if err != nil {

@@ -50,6 +50,8 @@ type benchFlags struct {
 	json      string
 	html      string
 	verbose   bool
+
+	watch machine.Watch
 }
 
 func newBench(s std) *cobra.Command {
@@ -148,6 +150,7 @@ func (f *benchFlags) run(ctx context.Context, s std, arg string) error {
 		return err
 	}
 	defer files.drop()
+	doc.Remarks = f.watch.Before() // before there is work of our own
 	bar := newBenchProgress(s)
 	defer bar.clear()
 	var measureErr error
@@ -329,14 +332,12 @@ func (f *benchFlags) settings(doc *result.Document, plan *engine.Plan) {
 
 // measure runs the plan and watches the machine.
 func (f *benchFlags) measure(ctx context.Context, s std, plan *engine.Plan, doc *result.Document, bar *benchProgress) (err error) {
-	var watch machine.Watch
-	doc.Remarks = append(doc.Remarks, watch.Before()...)
 	bar.clear()
 	fmt.Fprintf(s.err, "Measuring %d workloads on %d contestants, %d times: about %v.\n",
 		len(plan.Workloads), len(plan.Contestants), plan.Rounds, plan.Duration().Round(time.Second))
 	plan.Progress = bar.steps
 	doc.Results, err = plan.Run(ctx)
-	doc.Remarks = append(doc.Remarks, watch.After()...)
+	doc.Remarks = append(doc.Remarks, f.watch.After()...)
 	if ctx.Err() != nil {
 		return errors.New("interrupted: the report holds what was measured until then")
 	}

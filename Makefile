@@ -6,7 +6,7 @@ MODULE  := github.com/luksgate/luksgate
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX  ?= /usr/local
 DESTDIR ?=
-# of "make fuzz": per target, and at most for all together (then each gets less)
+# of "make soak" and "make fuzz", there per target, and at most for all together (then each gets less)
 TIME    ?= 60s
 TOTAL   ?=
 # of "make demo": ceph, or file (without Ceph)
@@ -88,7 +88,16 @@ test-long: deps ## the tests that take minutes each: guests that migrate, clones
 	deploy/chroot/chroot make trixie
 	deploy/chroot/chroot make bullseye libvirt-clients qemu-system-x86 seabios
 	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
-	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration)' -v ./gateway/cli
+	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration|TestUpgradeBelowQemu|TestCrashBelowQemu)' -v ./gateway/cli
+
+# of "make soak": what a failed run printed tries the same again
+SEED    ?=
+
+.PHONY: soak
+soak: deps ## write clones of every kind in every way for TIME, on Ceph 16 and 18, kill -9 included; SEED repeats a run
+	deploy/chroot/chroot make trixie
+	@LUKSGATE_SOAK_TIME="$(TIME)" LUKSGATE_SOAK_SEED="$(SEED)" LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
+	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 0 -run '^TestSoakForTime$$' -v ./gateway/cli
 
 .PHONY: test-noceph
 test-noceph: ## the tests of what differs in a build without Ceph

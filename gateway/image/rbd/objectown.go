@@ -32,6 +32,7 @@ import (
 type owned struct {
 	m         *Image
 	mapName   string // of the object map; "" without
+	fastDiff  bool   // the object map tells clean objects from others
 	lockMu    sync.Mutex
 	confirmed atomic.Uint64 // 1 + the epoch in which the lock was seen to be ours
 
@@ -66,7 +67,7 @@ func (o *Objects) Own() error {
 		return err
 	}
 	if features&C.RBD_FEATURE_OBJECT_MAP != 0 {
-		w.mapName = "rbd_object_map." + name
+		w.mapName, w.fastDiff = "rbd_object_map."+name, features&C.RBD_FEATURE_FAST_DIFF != 0
 	}
 	header := "rbd_header." + name
 	if err := w.begin(header); err != nil {
@@ -235,14 +236,20 @@ func (o *Objects) Create(number int64, data []byte, atBytes int64) error {
 	if err := o.m.monitor.usable(true); err != nil {
 		return err
 	}
-	if err := o.owned.note(number); err != nil {
-		return o.failed("noting", number, err)
+	clean, err := o.owned.note(number)
+	if err != nil {
+		return o.failed("noting in the object map", number, err)
 	}
 	op := rados.CreateWriteOp()
 	defer op.Release()
 	op.Exec("rbd", "sparse_copyup", encodeCopyUp(data, atBytes))
 	if err := op.Operate(o.io, string(o.name(number)), rados.OperationNoFlag); err != nil {
 		return o.failed("creating", number, err)
+	}
+	if clean {
+		if err := o.owned.mark(o.owned.mapName, number, objectExists, objectExistsClean); err != nil {
+			return o.failed("noting in the object map", number, err)
+		}
 	}
 	return nil
 }
@@ -261,38 +268,55 @@ func encodeCopyUp(data []byte, atBytes int64) []byte {
 	return append(b, data...)
 }
 
-// States of an object in an object map (cls_rbd_types.h).
+// States of an object in an object map (cls_rbd_types.h). A clean one has not changed since the newest snapshot.
 const (
 	objectNonexistent = 0
 	objectExists      = 1
+	objectExistsClean = 3
 )
 
-// note has the object maps of the image and its snapshots say that an object exists, where they say that it does not.
-func (w *owned) note(number int64) error {
+// note has the object maps of the image and its snapshots say that an object exists, where they say that it does not. clean
+// tells that the image's is to say once more, when the object exists, that it belongs to the oldest snapshot.
+func (w *owned) note(number int64) (clean bool, err error) {
 	if w.mapName == "" {
-		return nil
+		return false, nil
 	}
 	ids := make([]C.uint64_t, maxSnapshots)
 	n, err := w.m.snapshots(ids)
 	if err != nil {
-		return err
+		return false, err
 	}
-	names := []string{w.mapName}
-	for _, id := range ids[:min(n, len(ids))] {
-		names = append(names, fmt.Sprintf("%s.%016x", w.mapName, uint64(id)))
+	ids = ids[:min(n, len(ids))]
+	slices.Sort(ids)
+	if err := w.mark(w.mapName, number, objectNonexistent, objectExists); err != nil {
+		return false, err
 	}
+	for i, id := range ids {
+		state := byte(objectExists)
+		if i > 0 && w.fastDiff {
+			state = objectExistsClean
+		}
+		err := w.mark(fmt.Sprintf("%s.%016x", w.mapName, uint64(id)), number, objectNonexistent, state)
+		if errno(err) == syscall.ERANGE {
+			continue // the snapshot is too small to have it
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return w.fastDiff && len(ids) > 0, nil
+}
+
+// mark changes what an object map says of an object. One that is not there is left so.
+func (w *owned) mark(name string, number int64, from, to byte) error {
 	in := binary.LittleEndian.AppendUint64(nil, uint64(number))
 	in = binary.LittleEndian.AppendUint64(in, uint64(number)+1)
-	in = append(in, objectExists, 1, objectNonexistent)
-	for i, name := range names {
-		op := rados.CreateWriteOp()
-		op.Exec("rbd", "object_map_update", in)
-		err := op.Operate(w.m.ioctx, name, rados.OperationNoFlag)
-		op.Release()
-		// A map may be missing, and that of a snapshot shorter.
-		if no := errno(err); err != nil && no != syscall.ENOENT && (i == 0 || no != syscall.ERANGE) {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	in = append(in, to, 1, from)
+	op := rados.CreateWriteOp()
+	defer op.Release()
+	op.Exec("rbd", "object_map_update", in)
+	if err := op.Operate(w.m.ioctx, name, rados.OperationNoFlag); err != nil && errno(err) != syscall.ENOENT {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }

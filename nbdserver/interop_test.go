@@ -99,6 +99,16 @@ func TestNbdinfo(t *testing.T) {
 	expectAll(t, run(t, "nbdinfo", "--map", "--totals", uri(socket)), "4096", "67104768")
 	expectAll(t, run(t, "nbdinfo", "--json", uri(socket)), `"export-size": 67108864`)
 	expectAll(t, run(t, "nbdinfo", "--list", uri(socket)), `export=""`, `export="ro"`)
+	expectAll(t, run(t, "nbdinfo", "--list", "--json", uri(socket)), `"export-name": "ro"`, `"description": "about ro"`)
+	expectAll(t, run(t, "nbdinfo", "--size", "--json", uri(socket)), "67108864")
+	expectAll(t, run(t, "nbdinfo", "--map=base:allocation", "--json", uri(socket)), `"description": "hole,zero"`)
+	expectAll(t, run(t, "nbdinfo", "--content", uri(socket)), "content:")
+	for _, no := range [][]string{{"--can", "write"}, {"--can", "trim"}, {"--can", "zero"}, {"--is", "tls"}} {
+		r := testenv.Try(t, "nbdinfo", append(no, "nbd+unix:///ro?socket="+socket)...)
+		if r.ExitCode != 2 { // "no", where 1 is a failure
+			t.Errorf("%v of a read-only export without TLS: %s", no, r)
+		}
+	}
 	run(t, "nbdinfo", "--is", "read-only", "nbd+unix:///ro?socket="+socket)
 	run(t, "nbdinfo", "--is", "rotational", "nbd+unix:///ro?socket="+socket)
 	for _, can := range []string{"cache", "connect", "df", "fast-zero", "flush", "fua", "multi-conn", "trim", "write", "zero", "structured-reply"} {
@@ -295,6 +305,7 @@ func TestTLSWithLibnbd(t *testing.T) {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	out := run(t, "nbdinfo", "nbds://localhost:"+port+"/?tls-certificates="+a.Dir)
 	expectAll(t, out, "newstyle-fixed with TLS", "export-size: 4194304")
+	run(t, "nbdinfo", "--is", "tls", "nbds://localhost:"+port+"/?tls-certificates="+a.Dir)
 	source := filepath.Join(a.Dir, "data")
 	if err := os.WriteFile(source, noise(1, 4<<20), 0o600); err != nil {
 		t.Fatal(err)

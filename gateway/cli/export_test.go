@@ -5,6 +5,8 @@ package cli
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +95,47 @@ func TestExportUsage(t *testing.T) {
 		r := luksgate(t, append([]string{"export", "mem:1M"}, strings.Fields(c.args)...)...)
 		if r.ExitCode != exitUsage || !strings.Contains(r.Stderr, c.text) || r.Stdout != "" {
 			t.Errorf("%s: want exit code %d and %q\n%s", c.args, exitUsage, c.text, r)
+		}
+	}
+}
+
+// TestExportLimits has clients run into limits that flags set.
+func TestExportLimits(t *testing.T) {
+	g := export(t, "mem:8M", "--request-size", "1M", "--connections", "1", "--option-size", "1K")
+	if out := testenv.Run(t, "nbdinfo", g.uri); !strings.Contains(out, "block_size_maximum: 1048576") {
+		t.Errorf("--request-size: %s", out)
+	}
+	c := dial(t, g.socket)
+	if r := testenv.Try(t, "nbdinfo", g.uri); r.ExitCode == 0 {
+		t.Errorf("--connections: %s", r)
+	}
+	c.c.Close()
+	for end := time.Now().Add(testenv.CommandTimeout); testenv.Try(t, "nbdinfo", g.uri).ExitCode != 0; {
+		if time.Now().After(end) {
+			t.Fatalf("no connection after the first had gone:\n%s", g.Output())
+		}
+	}
+	g.stop(t)
+
+	ended := func(c net.Conn) {
+		t.Helper()
+		_ = c.SetDeadline(time.Now().Add(testenv.CommandTimeout))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("the connection was not closed: %v", err)
+		}
+	}
+	g = export(t, "mem:8M", "--handshake", "1s", "--idle", "50ms", "--handshake-options", "4")
+	silent, err := net.Dial("unix", g.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ended(dial(t, g.socket).c)
+	ended(silent)
+	g.stop(t)
+	for _, want := range []string{"client asked for nothing for 50ms", "negotiation took longer than 1s"} {
+		if !strings.Contains(g.Output(), want) {
+			t.Errorf("the log does not say %q:\n%s", want, g.Output())
 		}
 	}
 }

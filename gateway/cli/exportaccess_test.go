@@ -3,11 +3,15 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/luksgate/luksgate/deploy/testenv"
@@ -41,9 +45,11 @@ func clientDir(t *testing.T, a *testenv.Authority, name string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for from, to := range map[string]string{"ca-cert.pem": "ca-cert.pem", name + "-cert.pem": "client-cert.pem", name + "-key.pem": "client-key.pem"} {
-		if err := os.Symlink(a.Path(from), filepath.Join(dir, to)); err != nil {
+		pem, err := os.ReadFile(a.Path(from))
+		if err != nil {
 			t.Fatal(err)
 		}
+		testenv.WriteFile(t, filepath.Join(dir, to), pem)
 	}
 	return dir
 }
@@ -179,16 +185,33 @@ func TestExportTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, ok := range map[string]bool{"alice": true, "mallory": false} {
-		r := testenv.Try(t, "qemu-io", "--object", "tls-creds-x509,id=t,endpoint=client,dir="+clientDir(t, a, name), "--image-opts",
-			"driver=nbd,server.type=inet,server.host=localhost,server.port="+port+",export=mem,tls-creds=t",
-			"-c", "write -P 3 0 64k", "-c", "read -P 3 0 64k")
-		if (r.ExitCode == 0) != ok || strings.Contains(r.Stdout, "failed") || !ok && !strings.Contains(r.Stderr, "Denied by server") {
-			t.Errorf("qemu with the certificate of %s: %s", name, r)
-		}
-	}
+	t.Run("qemu", func(t *testing.T) { qemuTLS(t, testenv.Here(t), a, port) })
+	t.Run("qemu-5.2", func(t *testing.T) { qemuTLS(t, testenv.Chroot(t, "bullseye"), a, port) })
 	if code := p.Stop(); code != 0 {
 		t.Errorf("exit code %d\n%s", code, p.Output())
+	}
+}
+
+// qemuTLS has a qemu speak TLS of both versions to an export on TCP that allows alice and nobody else.
+func qemuTLS(t *testing.T, s testenv.System, a *testenv.Authority, port string) {
+	for _, c := range []struct {
+		client, priority string
+		ok               bool
+	}{
+		{"alice", "NORMAL", true},
+		{"alice", "NORMAL:-VERS-TLS1.3", true}, // as gnutls was when qemu 4.2 was new
+		{"mallory", "NORMAL", false},
+	} {
+		dir := filepath.Join(s.Dir, c.client)
+		if err := os.CopyFS(dir, os.DirFS(clientDir(t, a, c.client))); err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatal(err)
+		}
+		r := testenv.RunCmd(t, s.Command(t, "qemu-io", "--object", "tls-creds-x509,id=t,endpoint=client,priority="+c.priority+",dir="+dir,
+			"--image-opts", "driver=nbd,server.type=inet,server.host=localhost,server.port="+port+",export=mem,tls-creds=t",
+			"-c", "write -P 3 0 64k", "-c", "read -P 3 0 64k"))
+		if (r.ExitCode == 0) != c.ok || strings.Contains(r.Stdout, "failed") || !c.ok && !strings.Contains(r.Stderr, "Denied by server") {
+			t.Errorf("the certificate of %s with %s: %s", c.client, c.priority, r)
+		}
 	}
 }
 
@@ -246,6 +269,36 @@ exports:
 		t.Errorf("allowed now: %s", r)
 	}
 	d.stop()
+}
+
+// TestUpgradeKeepsClientsOfAnEarlierPolicy changes who is allowed together with the process: the client that is there stays.
+func TestUpgradeKeepsClientsOfAnEarlierPolicy(t *testing.T) {
+	conf := fmt.Sprintf("exports:\n  - {name: a, image: \"file:DIR/img\", plain: true, socket: DIR/a.sock, allow: {users: [%d]}}\n", os.Getuid())
+	dir := testenv.SocketDir(t)
+	testenv.WriteFile(t, filepath.Join(dir, "img"), make([]byte, 1<<20))
+	conf = strings.Replace(conf, "DIR/img", filepath.Join(dir, "img"), 1)
+	d := serveDaemon(t, conf)
+	c := dial(t, d.socket("a.sock"))
+	d.write(strings.Replace(conf, fmt.Sprintf("[%d]", os.Getuid()), "[54321]", 1))
+	d.must("upgrade")
+	if err := c.doWrite(1, 0, []byte("still here")); err != nil {
+		t.Error(err)
+	}
+	if r := testenv.Try(t, "nbdinfo", d.uri("a", "a.sock")); r.ExitCode == 0 {
+		t.Errorf("a new client by the old policy: %s", r)
+	}
+	c.c.Close()
+	v, err := d.client.Version(context.Background())
+	if err != nil || v.PID == d.PID() {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	if err := syscall.Kill(v.PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	d.wait("the successor ends", func() bool {
+		_, err := os.Stat(d.socket("a.sock"))
+		return os.IsNotExist(err)
+	})
 }
 
 // TestConfigCheckKnowsUsers finds mistakes in policies before clients do.

@@ -34,7 +34,8 @@ func (k *checker) allow(key string, e *Export) {
 		}
 	}
 	certificates, credentials := k.identities(e)
-	if !rules.Empty() && !(certificates && len(rules.Certificates) > 0) && !(credentials && len(rules.Users)+len(rules.Groups) > 0) {
+	possible := certificates && len(rules.Certificates) > 0 || credentials && len(rules.Users)+len(rules.Groups) > 0
+	if !possible && !rules.Empty() {
 		k.fail(key, "users and groups are known of clients of unix sockets, certificates where listen has tls.client_ca",
 			"nobody can ever open export %q: no socket of it tells what allow asks for", e.Name)
 	}

@@ -76,11 +76,17 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			allocs := testing.AllocsPerRun(50, func() {
-				if err := x.run(); err != nil {
-					t.Error(err)
+			allocs := 1.0
+			for range 5 { // the runtime counts what the rest of the process allocates too
+				if allocs < 1 {
+					break
 				}
-			})
+				allocs = testing.AllocsPerRun(50, func() {
+					if err := x.run(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
 			if allocs >= 1 {
 				t.Errorf("%s, %s of %d bytes, depth %d: %v allocations", kind, e.name, e.n, e.depth, allocs)
 			}

@@ -39,14 +39,14 @@ func (c *conn) recvNext() error {
 		if c.draining.Load() || c.detaching.Load() || time.Now().Before(deadline) {
 			return err
 		}
-		if !c.busy() {
+		if !c.owesReplies() {
 			return &idleError{limit}
 		}
 	}
 }
 
-// busy tells whether requests are in execution or replies on their way.
-func (c *conn) busy() bool {
+// owesReplies tells whether requests are in execution or replies on their way.
+func (c *conn) owesReplies() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.inFlight > 0 || c.sending

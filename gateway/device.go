@@ -103,6 +103,34 @@ func (d *plainDevice) WriteAt(p []byte, offsetBytes int64, fua bool) error {
 	return err
 }
 
+// StartRead implements nbdserver.AsyncDevice where the store can.
+func (d *plainDevice) StartRead(p []byte, offsetBytes int64, done nbdserver.Completion) bool {
+	a, ok := d.Store.(volume.AsyncStore)
+	if !ok {
+		return false
+	}
+	iov := d.iovs.Get().(*[1][]byte)
+	iov[0] = p
+	ok = a.StartRead(iov[:], offsetBytes, done)
+	iov[0] = nil
+	d.iovs.Put(iov)
+	return ok
+}
+
+// StartWrite implements nbdserver.AsyncDevice where the store can.
+func (d *plainDevice) StartWrite(p []byte, offsetBytes int64, done nbdserver.Completion) bool {
+	a, ok := d.Store.(volume.AsyncStore)
+	if !ok {
+		return false
+	}
+	iov := d.iovs.Get().(*[1][]byte)
+	iov[0] = p
+	ok = a.StartWrite(iov[:], offsetBytes, done)
+	iov[0] = nil
+	d.iovs.Put(iov)
+	return ok
+}
+
 func (d *plainDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
 	if err := d.Discard(offsetBytes, lengthBytes); err != nil || !fua {
 		return err

@@ -23,7 +23,11 @@ type Export struct {
 // Device is the plaintext, for one connection: its size is the image's now, and stays. Closing it does nothing, since
 // all connections share the image, which Close closes.
 func (e *Export) Device() nbdserver.Device {
-	return sized{e.device, e.device.SizeBytes(), e.rotational}
+	s := sized{e.device, e.device.SizeBytes(), e.rotational}
+	if a, ok := e.device.(nbdserver.AsyncDevice); ok {
+		return sizedAsync{a, s}
+	}
+	return s
 }
 
 // Dead is closed when the image cannot be used any more, for example because another client took it over; Err says why.
@@ -72,6 +76,18 @@ func (s sized) Properties() nbdserver.Properties {
 	p := s.Device.Properties()
 	p.Rotational = s.rotational
 	return p
+}
+
+// sizedAsync is the same of a device that can be asked without waiting.
+type sizedAsync struct {
+	starter
+	sized
+}
+
+// A starter is what an AsyncDevice has more than a Device.
+type starter interface {
+	StartRead(p []byte, offsetBytes int64, done nbdserver.Completion) bool
+	StartWrite(p []byte, offsetBytes int64, done nbdserver.Completion) bool
 }
 
 // SizeBytes implements nbdserver.Device.

@@ -65,9 +65,17 @@ var exchanges = []struct {
 	{"flush", wire.CmdFlush, 0, 16},
 }
 
+// kinds are devices of every way through the server.
+func kinds() map[string]nbdserver.Device {
+	return map[string]nbdserver.Device{
+		"immediate": filled(memdevice.New(4 << 20)), "deferred": filled(deferred(4 << 20)),
+		"async": filled(deferred(4 << 20)).Async(),
+	}
+}
+
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
-	for kind, d := range map[string]*memdevice.Device{"immediate": memdevice.New(4 << 20), "deferred": deferred(4 << 20)} {
-		s := nbdserver.New(nbdserver.Options{Catalog: one(filled(d))})
+	for kind, d := range kinds() {
+		s := nbdserver.New(nbdserver.Options{Catalog: one(d)})
 		c := dial(t, s, "simple")
 		for _, e := range exchanges {
 			x := newExchange(c, e.command, e.n, e.depth)
@@ -100,10 +108,10 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 
 // BenchmarkExchange has client and server in one process; bench/nbd compares servers.
 func BenchmarkExchange(b *testing.B) {
-	for kind, d := range map[string]*memdevice.Device{"immediate": memdevice.New(4 << 20), "deferred": deferred(4 << 20)} {
+	for kind, d := range kinds() {
 		for _, e := range exchanges {
 			b.Run(fmt.Sprintf("%s/%s/%d/depth%d", kind, e.name, e.n, e.depth), func(b *testing.B) {
-				s := nbdserver.New(nbdserver.Options{Catalog: one(filled(d))})
+				s := nbdserver.New(nbdserver.Options{Catalog: one(d)})
 				c := dial(b, s, "simple")
 				x := newExchange(c, e.command, e.n, e.depth)
 				b.ReportAllocs()

@@ -120,11 +120,17 @@ type client struct {
 // connect starts to serve a connection and reads the greeting.
 func connect(t testing.TB, s *nbdserver.Server) *client {
 	t.Helper()
+	return connectBy(t, s, func(far net.Conn) net.Conn { return far })
+}
+
+// connectBy is connect with another view of the server's end.
+func connectBy(t testing.TB, s *nbdserver.Server, wrap func(far net.Conn) net.Conn) *client {
+	t.Helper()
 	near, far := socketPair(t)
 	c := &client{t: t, c: near, mode: "simple", served: make(chan struct{})}
 	go func() {
 		defer close(c.served)
-		s.ServeConn(context.Background(), far)
+		s.ServeConn(context.Background(), wrap(far))
 	}()
 	t.Cleanup(func() { _ = near.Close() })
 	_ = near.SetDeadline(time.Now().Add(patience))

@@ -37,6 +37,7 @@ type conn struct {
 	io      transport
 	peer    *Peer
 	session
+	async    AsyncDevice // the device, if it is one
 	rules    requestRules
 	extended bool
 	metrics  ConnMetrics
@@ -99,6 +100,8 @@ type request struct {
 	held   int64          // bytes counted in conn.bytes
 	slot   bool           // counted in conn.inFlight
 	arrive time.Time
+	conn   *conn     // of a request that the device ends by Done
+	start  time.Time // when that was begun
 	errno  uint32
 	text   string
 	hdr    [128]byte
@@ -149,6 +152,7 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, peer *Peer, sess sessi
 		metrics:  s.metrics.Connected(sess.export.Name),
 	}
 	c.room.L = &c.mu
+	c.async, _ = sess.device.(AsyncDevice)
 	c.rules = requestRules{
 		props:        sess.props,
 		mode:         sess.mode,

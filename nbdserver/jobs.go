@@ -92,7 +92,7 @@ func (c *conn) freeLocked(r *request) {
 	c.bytes -= r.held
 	r.arena = false
 	r.buf, r.data, r.done, r.raw, r.held, r.slot, r.errno, r.text = nil, nil, 0, false, 0, false, 0, ""
-	r.next, c.spare = c.spare, r
+	r.next, c.spare, r.conn = c.spare, r, nil
 }
 
 // startJob gives a request its buffer and its payload, and has a worker execute it. With inline it is a write that the
@@ -132,21 +132,16 @@ func (c *conn) startJob(q *wire.Request, payload int, inline bool) error {
 		c.free(r)
 		return err
 	}
-	c.server.workers.do(job{conn: c, req: r})
+	if !c.startAsync(r) {
+		c.server.workers.do(job{conn: c, req: r})
+	}
 	return nil
 }
 
 // execute makes the device do a valid request and finishes it.
 func (c *conn) execute(r *request) {
 	start := c.clock()
-	err := c.call(r)
-	r.errno = errnoOf(err, r.Command == wire.CmdWriteZeroes && r.Flags&wire.CmdFlagFastZero != 0)
-	c.account(&r.Request, r.arrive, start, r.errno)
-	if err != nil {
-		c.logError(&r.Request, err, r.errno)
-		r.text = errnoText(r.errno)
-		r.raw = false
-	}
+	c.outcome(r, start, c.call(r))
 	c.finish(r)
 }
 

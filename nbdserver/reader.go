@@ -361,7 +361,10 @@ func (c *conn) recvPayload(dst []byte) error {
 		rd.r, rd.w = 0, 0
 		rd.vec.Reset()
 		rd.vec.Append(dst[n:])
-		ahead := min(len(rd.buf), smallReadBytes)
+		ahead := len(rd.buf)
+		if len(dst) >= largePayload {
+			ahead = min(ahead, smallReadBytes)
+		}
 		rd.vec.Append(rd.buf[:ahead])
 		total := len(dst) - n + ahead
 		if err := c.recv(true, true); err != nil {
@@ -371,7 +374,9 @@ func (c *conn) recvPayload(dst []byte) error {
 		rd.w = max(0, got-(len(dst)-n))
 		n = min(len(dst), n+got)
 	}
-	rd.limit = smallReadBytes
+	if len(dst) >= largePayload {
+		rd.limit = smallReadBytes
+	}
 	return nil
 }
 

@@ -28,39 +28,47 @@ func (c *conn) finish(r *request) {
 
 // sendQueue sends until the queue is empty. The caller has set sending.
 func (c *conn) sendQueue() {
-	s := &c.sender
-	for {
-		c.mu.Lock()
-		if c.failed != nil {
-			c.dropQueue()
-		}
-		s.vec.Reset()
-		c.gather()
-		if len(s.batch) == 0 {
-			c.sending = false
-			c.room.Broadcast()
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
-
-		if err := c.sendAll(&s.vec); err != nil {
-			c.fail(err)
-		}
-
-		c.mu.Lock()
-		for i, r := range s.batch {
-			s.batch[i] = nil
-			if c.failed != nil || r.raw || r.done == len(r.data) {
-				c.freeLocked(r)
-			} else {
-				c.queue.push(r)
-			}
-		}
-		s.batch = s.batch[:0]
-		c.room.Broadcast()
-		c.mu.Unlock()
+	for c.nextBatch() {
+		c.batchSent(c.sendAll(&c.sender.vec))
 	}
+}
+
+// nextBatch fills the sender from the queue. Where that is empty it ends the sending and returns false.
+func (c *conn) nextBatch() bool {
+	s := &c.sender
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil {
+		c.dropQueue()
+	}
+	s.vec.Reset()
+	c.gather()
+	if len(s.batch) == 0 {
+		c.sending = false
+		c.room.Broadcast()
+		return false
+	}
+	return true
+}
+
+// batchSent frees what was sent, and queues large replies for their next piece. err is that of sending.
+func (c *conn) batchSent(err error) {
+	if err != nil {
+		c.fail(err)
+	}
+	s := &c.sender
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, r := range s.batch {
+		s.batch[i] = nil
+		if c.failed != nil || r.raw || r.done == len(r.data) {
+			c.freeLocked(r)
+		} else {
+			c.queue.push(r)
+		}
+	}
+	s.batch = s.batch[:0]
+	c.room.Broadcast()
 }
 
 // gather moves replies, or pieces of large ones, from the queue into the sender's batch. c.mu is held.

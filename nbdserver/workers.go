@@ -12,10 +12,12 @@ type workers struct {
 	idle atomic.Int32
 }
 
-// job is work for a goroutine: a request to execute, or with none a reply queue to send.
+// job is work for a goroutine: a request to execute, or with none a reply queue to send, beginning with the rest of a
+// batch.
 type job struct {
 	conn *conn
 	req  *request
+	rest bool
 }
 
 func newWorkers() *workers {
@@ -51,9 +53,12 @@ func (w *workers) work(j job) {
 func (w *workers) stop() { close(w.quit) }
 
 func (j job) run() {
-	if j.req != nil {
+	switch {
+	case j.req != nil:
 		j.conn.execute(j.req)
-		return
+	case j.rest:
+		j.conn.sendRest()
+	default:
+		j.conn.sendQueue()
 	}
-	j.conn.sendQueue()
 }

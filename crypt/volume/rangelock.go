@@ -26,10 +26,31 @@ func (h *rangeHold) conflicts(o *rangeHold) bool {
 	return (h.exclusive || o.exclusive) && h.startBytes < o.endBytes && o.startBytes < h.endBytes
 }
 
+// tryLock is lock where nobody earlier conflicts; else it returns false and h is not in the list.
+func (l *rangeLock) tryLock(h *rangeHold, startBytes, endBytes int64, exclusive bool) bool {
+	h.startBytes, h.endBytes, h.exclusive, h.blockers = startBytes, endBytes, exclusive, 0
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.enter(h) {
+		return true
+	}
+	l.remove(h)
+	return false
+}
+
 // lock returns when h covers [startBytes, endBytes) in the asked mode.
 func (l *rangeLock) lock(h *rangeHold, startBytes, endBytes int64, exclusive bool) {
 	h.startBytes, h.endBytes, h.exclusive, h.blockers = startBytes, endBytes, exclusive, 0
 	l.mu.Lock()
+	free := l.enter(h)
+	l.mu.Unlock()
+	if !free {
+		<-h.wake
+	}
+}
+
+// enter appends h and tells whether it has the range now. l.mu is held.
+func (l *rangeLock) enter(h *rangeHold) (free bool) {
 	if l.list.next == nil {
 		l.list.prev, l.list.next = &l.list, &l.list
 	}
@@ -40,11 +61,13 @@ func (l *rangeLock) lock(h *rangeHold, startBytes, endBytes int64, exclusive boo
 	}
 	h.prev, h.next = l.list.prev, &l.list
 	h.prev.next, l.list.prev = h, h
-	wait := h.blockers > 0
-	l.mu.Unlock()
-	if wait {
-		<-h.wake
-	}
+	return h.blockers == 0
+}
+
+// remove takes h off the list. l.mu is held.
+func (l *rangeLock) remove(h *rangeHold) {
+	h.prev.next, h.next.prev = h.next, h.prev
+	h.prev, h.next = nil, nil
 }
 
 func (l *rangeLock) unlock(h *rangeHold) {
@@ -56,7 +79,6 @@ func (l *rangeLock) unlock(h *rangeHold) {
 			}
 		}
 	}
-	h.prev.next, h.next.prev = h.next, h.prev
-	h.prev, h.next = nil, nil
+	l.remove(h)
 	l.mu.Unlock()
 }

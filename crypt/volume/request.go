@@ -19,6 +19,7 @@ type request struct {
 	// hasHead: the first slice of iov is head.
 	hasHead bool
 	job     cryptJob
+	done    Completion // of a request that nobody waits for
 }
 
 func newRequest(v *Volume) *request {
@@ -37,7 +38,7 @@ func (v *Volume) begin(offsetBytes, lengthBytes int64, exclusive bool) *request 
 
 func (v *Volume) end(r *request) {
 	v.locks.unlock(&r.hold)
-	r.iov, r.one, r.job = [3][]byte{}, [1][]byte{}, cryptJob{}
+	r.iov, r.one, r.job, r.done = [3][]byte{}, [1][]byte{}, cryptJob{}, nil
 	v.reqs.Put(r)
 }
 

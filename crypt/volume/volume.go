@@ -97,6 +97,7 @@ type Options struct {
 type Volume struct {
 	opts   Options
 	store  Store
+	async  AsyncStore // store, if it is one
 	cipher Cipher
 	runner Runner
 	locks  rangeLock
@@ -125,6 +126,7 @@ func New(store Store, cipher Cipher, runner Runner, opts Options) (*Volume, erro
 	for range zeroBuffers {
 		v.zeroes <- nil
 	}
+	v.async, _ = store.(AsyncStore)
 	if opts.Shared {
 		swap, ok := store.(Swapper)
 		if !ok {

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -42,8 +43,11 @@ type queue struct {
 	event    *os.File      // eventfd that says that something is done
 	requests *C.lg_request // array of maxInFlight
 	slots    [maxInFlight]slot
-	free     chan *slot
 	done     chan struct{} // closed when the collector has ended
+
+	mu    sync.Mutex
+	freed sync.Cond
+	free  *slot // last used first: it is in the processor's cache
 }
 
 // A slot is the Go side of one request. Whoever took it from the free list owns it.
@@ -52,6 +56,8 @@ type slot struct {
 	pinner runtime.Pinner // keeps Go memory in place while librbd uses it
 	result int64
 	wake   chan struct{}
+	next   *slot // in the free list
+	async  async
 	since  atomic.Int64 // when it was submitted, in nanoseconds of the clock below; 0: it is not in flight
 }
 
@@ -62,8 +68,9 @@ func newQueue() (*queue, error) {
 	}
 	q := &queue{
 		c: C.lg_queue_new(C.int(fd)), event: os.NewFile(uintptr(fd), "eventfd"),
-		free: make(chan *slot, maxInFlight), done: make(chan struct{}),
+		done: make(chan struct{}),
 	}
+	q.freed.L = &q.mu
 	if q.c != nil {
 		q.requests = C.lg_requests_new(q.c, maxInFlight)
 	}
@@ -76,13 +83,55 @@ func newQueue() (*queue, error) {
 		s := &q.slots[i]
 		s.c = &requests[i]
 		s.wake = make(chan struct{}, 1)
-		q.free <- s
+		s.next, q.free = q.free, s
 	}
 	go q.collect()
 	return q, nil
 }
 
-// collect wakes the owners of what is done, until close. The poller's registration of the eventfd is edge-triggered, so
+// take returns a free slot, and waits for one if need be.
+func (q *queue) take() *slot {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.free == nil {
+		q.freed.Wait()
+	}
+	s := q.free
+	q.free, s.next = s.next, nil
+	return s
+}
+
+// put gives back a slot whose operation has ended.
+func (q *queue) put(s *slot) {
+	s.since.Store(0)
+	s.pinner.Unpin()
+	s.async = async{}
+	q.mu.Lock()
+	s.next, q.free = q.free, s
+	q.mu.Unlock()
+	q.freed.Signal()
+}
+
+// fill lays iov, at most LG_MAX_IOV slices, into the request, and returns how many bytes it has. It may lie in Go memory,
+// which is pinned meanwhile.
+func (s *slot) fill(iov [][]byte) (bytes int64) {
+	for i, b := range iov {
+		p := unsafe.Pointer(unsafe.SliceData(b))
+		s.pinner.Pin(p)
+		s.c.iov[i] = C.struct_iovec{iov_base: p, iov_len: C.size_t(len(b))}
+		bytes += int64(len(b))
+	}
+	s.c.iov_count = C.int32_t(len(iov))
+	return bytes
+}
+
+// submit starts the operation. Where the result is not 0 it was not started.
+func (s *slot) submit(image C.rbd_image_t, op C.int, offsetBytes, lengthBytes int64) C.int {
+	s.since.Store(int64(time.Since(epoch)))
+	return C.lg_submit(image, s.c, op, C.uint64_t(offsetBytes), C.uint64_t(lengthBytes))
+}
+
+// collect ends what nobody waits for and wakes the owners of everything else that is done, until close. The poller's registration of the eventfd is edge-triggered, so
 // that nothing needs to be read from it.
 func (q *queue) collect() {
 	defer close(q.done)
@@ -92,6 +141,7 @@ func (q *queue) collect() {
 	}
 	var slots [batch]C.uint32_t
 	var results [batch]C.int64_t
+	var waiting senders
 	for {
 		n := 0
 		err := raw.Read(func(uintptr) bool {
@@ -103,37 +153,28 @@ func (q *queue) collect() {
 		}
 		for i := range n {
 			s := &q.slots[slots[i]]
+			if s.async.done != nil {
+				waiting.add(q.end(s, int64(results[i])))
+				continue
+			}
 			s.result = int64(results[i])
 			s.wake <- struct{}{}
 		}
+		waiting.send()
 	}
 }
 
-// do runs one operation on image and returns librbd's result. iov has at most LG_MAX_IOV slices; it may lie in Go
-// memory, which is pinned meanwhile.
+// do runs one operation on image and returns librbd's result. iov has at most LG_MAX_IOV slices.
 func (q *queue) do(image C.rbd_image_t, op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int64, error) {
-	s := <-q.free
-	for i, b := range iov {
-		p := unsafe.Pointer(unsafe.SliceData(b))
-		s.pinner.Pin(p)
-		s.c.iov[i] = C.struct_iovec{iov_base: p, iov_len: C.size_t(len(b))}
-	}
-	s.c.iov_count = C.int32_t(len(iov))
-	s.since.Store(int64(time.Since(epoch)))
-	r := C.lg_submit(image, s.c, op, C.uint64_t(offsetBytes), C.uint64_t(lengthBytes))
+	s := q.take()
+	s.fill(iov)
+	r := s.submit(image, op, offsetBytes, lengthBytes)
 	result := int64(r)
 	if r == 0 {
 		<-s.wake
 		result = s.result
 	}
-	s.since.Store(0)
-	// Emptied while the slices are still held: when the next request overwrites these pointers, the garbage collector may
-	// look at the old ones, and must not find memory that it has freed meanwhile.
-	for i := range iov {
-		s.c.iov[i].iov_base = nil
-	}
-	s.pinner.Unpin()
-	q.free <- s
+	q.put(s)
 	if result < 0 {
 		return 0, syscall.Errno(-result)
 	}

@@ -164,25 +164,21 @@ func (s *systemd) start(config string, env ...string) *testenv.Process {
 	return testenv.StartCmd(s.t, cmd)
 }
 
-// serveUnder is serveDaemon with a systemd.
+// serve is serveDaemon with a systemd.
 func (s *systemd) serve(conf string, env ...string) *server {
 	s.t.Helper()
-	d := &server{t: s.t, dir: testenv.SocketDir(s.t)}
+	return s.serveIn(testenv.SocketDir(s.t), conf, env...)
+}
+
+func (s *systemd) serveIn(dir, conf string, env ...string) *server {
+	s.t.Helper()
+	d := &server{t: s.t, dir: dir}
 	d.config = filepath.Join(d.dir, "luksgate.conf")
 	d.client = api.NewClient(filepath.Join(d.dir, "admin.sock"))
 	d.write(conf)
 	d.Process = s.start(d.config, env...)
 	d.wait("READY=1", func() bool { return s.heard("READY=1") > 0 })
 	return d
-}
-
-// restart is `systemctl restart`, with a while in between.
-func (s *systemd) restart(d *server, away time.Duration) {
-	s.t.Helper()
-	d.stop()
-	time.Sleep(away)
-	d.Process = s.start(d.config)
-	d.wait("READY=1", func() bool { return s.heard("READY=1") > 0 })
 }
 
 // TestSystemdRestart restarts the daemon below busy clients, none of which sees an error or an end; one that comes while

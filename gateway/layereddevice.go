@@ -10,10 +10,30 @@ import (
 )
 
 // ownStore is an image without what it shows of its parent: it reads objects that exist, one at a time, and writes through
-// librbd.
+// librbd. The image is not embedded, so that it cannot lend its own way of reading.
 type ownStore struct {
-	*rbd.Image
+	image   *rbd.Image
 	objects *rbd.Objects
+}
+
+func (s ownStore) SizeBytes() int64   { return s.image.SizeBytes() }
+func (s ownStore) ObjectBytes() int64 { return s.image.ObjectBytes() }
+func (s ownStore) Flush() error       { return s.image.Flush() }
+
+func (s ownStore) WriteAt(iov [][]byte, offsetBytes int64, fua bool) error {
+	return s.image.WriteAt(iov, offsetBytes, fua)
+}
+
+func (s ownStore) Discard(offsetBytes, lengthBytes int64) error {
+	return s.image.Discard(offsetBytes, lengthBytes)
+}
+
+func (s ownStore) Zero(offsetBytes, lengthBytes int64) error {
+	return s.image.Zero(offsetBytes, lengthBytes)
+}
+
+func (s ownStore) Extents(offsetBytes, lengthBytes int64, dst []volume.Extent) ([]volume.Extent, error) {
+	return s.image.Extents(offsetBytes, lengthBytes, dst)
 }
 
 // ReadAt implements volume.Store, for ranges inside one object. Without that object its error is layered.ErrAbsent, unless
@@ -65,21 +85,28 @@ func (m mapped) Holes(offsetBytes, lengthBytes int64, dst []layered.Extent) ([]l
 	return dst, err
 }
 
-// layeredDevice serves a chain of levels with keys of their own.
+// layeredDevice serves a chain of levels with keys of their own. The volume of the first level is not embedded: whatever it
+// can do besides, it does without the parent.
 type layeredDevice struct {
-	*volumeDevice // of the first level
-	stack         *layered.Stack
+	top   *volumeDevice
+	stack *layered.Stack
 }
 
 func newLayeredDevice(top topVolume, stack *layered.Stack, readOnly bool) *layeredDevice {
 	d := &layeredDevice{newVolumeDevice(top.Volume, readOnly), stack}
-	d.props.Contexts = append(d.props.Contexts, nbdserver.ContextDepth)
+	d.top.props.Contexts = append(d.top.props.Contexts, nbdserver.ContextDepth)
 	return d
 }
 
+func (d *layeredDevice) SizeBytes() int64                 { return d.top.SizeBytes() }
+func (d *layeredDevice) Properties() nbdserver.Properties { return d.top.Properties() }
+func (d *layeredDevice) Flush() error                     { return d.top.Flush() }
+func (d *layeredDevice) Cache(int64, int64) error         { return nil }
+func (d *layeredDevice) Close() error                     { return nil }
+
 // ReadAt implements nbdserver.Device.
 func (d *layeredDevice) ReadAt(p []byte, offsetBytes int64) error {
-	if err := d.Check(offsetBytes, int64(len(p))); err != nil || len(p) == 0 {
+	if err := d.top.Check(offsetBytes, int64(len(p))); err != nil || len(p) == 0 {
 		return err
 	}
 	return d.stack.ReadAt(p, offsetBytes)
@@ -87,7 +114,7 @@ func (d *layeredDevice) ReadAt(p []byte, offsetBytes int64) error {
 
 // WriteAt implements nbdserver.Device.
 func (d *layeredDevice) WriteAt(p []byte, offsetBytes int64, fua bool) error {
-	if err := d.Check(offsetBytes, int64(len(p))); err != nil || len(p) == 0 {
+	if err := d.top.Check(offsetBytes, int64(len(p))); err != nil || len(p) == 0 {
 		return err
 	}
 	return d.stack.WriteAt(p, offsetBytes, fua)
@@ -95,7 +122,7 @@ func (d *layeredDevice) WriteAt(p []byte, offsetBytes int64, fua bool) error {
 
 // Trim implements nbdserver.Device.
 func (d *layeredDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
-	err := d.Check(offsetBytes, lengthBytes)
+	err := d.top.Check(offsetBytes, lengthBytes)
 	if err == nil {
 		err = d.stack.Trim(offsetBytes, lengthBytes)
 	}
@@ -107,7 +134,7 @@ func (d *layeredDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
 
 // WriteZeroes implements nbdserver.Device.
 func (d *layeredDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserver.ZeroFlags) error {
-	if err := d.Check(offsetBytes, lengthBytes); err != nil {
+	if err := d.top.Check(offsetBytes, lengthBytes); err != nil {
 		return err
 	}
 	return d.stack.WriteZeroes(offsetBytes, lengthBytes, layered.ZeroOptions{
@@ -117,7 +144,7 @@ func (d *layeredDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdser
 
 // Extents implements nbdserver.Device, to whole objects.
 func (d *layeredDevice) Extents(metaContext string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
-	if err := d.Check(offsetBytes, lengthBytes); err != nil {
+	if err := d.top.Check(offsetBytes, lengthBytes); err != nil {
 		return dst, err
 	}
 	found, err := d.stack.Extents(offsetBytes, lengthBytes, make([]layered.Extent, 0, cap(dst)-len(dst)))

@@ -59,6 +59,14 @@ assert h.pread(4, 100) == bytearray(b"xxxx")
 	}
 }
 
+// TestStdioKeepsMessagesOutOfTheData has standard error be the client's connection, as inetd and systemd may arrange it.
+func TestStdioKeepsMessagesOutOfTheData(t *testing.T) {
+	r := nbdsh(t, `h.connect_command(["sh", "-c", 'exec "$@" 2>&1', "sh"] + gate)`, "export", "--stdio", "mem:1M")
+	if r.ExitCode == 0 || strings.Contains(r.Stderr, "client connected") {
+		t.Errorf("messages were sent to the client: %s", r)
+	}
+}
+
 // TestStdioOverPipes is for programs that start servers with pipes.
 func TestStdioOverPipes(t *testing.T) {
 	cmd := command("export", "--stdio", "mem:1M")

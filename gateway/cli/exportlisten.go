@@ -79,6 +79,9 @@ func (f *listenFlags) takeStdio(s std, k *keyFlags) error {
 		return errors.New("--stdio: standard input and output are no files")
 	case terminal(in) || terminal(out):
 		return usage("--stdio: a terminal speaks no NBD: let the client start luksgate, or use --socket")
+	case sameStream(out, s.err):
+		return usage("--stdio: standard error is the client's connection too, where messages would be taken for data: " +
+			"redirect it, in a unit of systemd with StandardError=journal")
 	case k.fd == 0 || k.fd == 1:
 		return usage("--key-fd %d: with --stdio that is the client's connection: use --key-file or another descriptor", k.fd)
 	case slices.ContainsFunc(k.files, isStdin):
@@ -104,6 +107,17 @@ func (f *listenFlags) takeStdio(s std, k *keyFlags) error {
 	}
 	f.conn, err = nbdserver.StdioConn(own[0], own[1])
 	return err
+}
+
+// sameStream tells whether two streams are the same socket, pipe or file.
+func sameStream(a *os.File, b any) bool {
+	f, ok := b.(*os.File)
+	if !ok {
+		return false
+	}
+	x, err1 := a.Stat()
+	y, err2 := f.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 // isStdin tells whether a path is another name of standard input.

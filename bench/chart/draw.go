@@ -101,7 +101,7 @@ func dash(i int) string {
 
 // legend writes the series' names in rows below each other's ends, and returns the height that it took.
 func (c *canvas) legend(x, y, width float64, names []string, numbers []int) float64 {
-	const row, perLetter, gap = 17.0, 6.6, 26.0
+	const row, perLetter, gap = 17.0, 7.2, 28.0
 	at, height := x, row
 	for i, name := range names {
 		w := gap + perLetter*float64(len([]rune(name)))

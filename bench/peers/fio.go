@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,9 @@ import (
 // fio is fio's rbd engine, which does requests on the raw image in its own process. It opens the image anew each time;
 // that is no part of what it measures, but of its processor time.
 type fio struct{}
+
+// writeRamp is how long fio warms up at least where it writes: the exclusive lock comes from whoever wrote before.
+const writeRamp = 1200 * time.Millisecond
 
 // Name implements lab.Peer.
 func (fio) Name() string { return "fio-rbd" }
@@ -42,13 +46,34 @@ func (f fio) Start(ctx context.Context, setup *lab.Setup) (engine.Contestant, er
 		return nil, fmt.Errorf("%w: fio's rbd engine knows no namespaces", lab.ErrAbsent)
 	}
 	what := result.Contestant{Name: f.Name(), Text: "fio's rbd engine on the raw image, in process, nothing encrypted", Reference: setup.Reference(false)}
-	return &fioJobs{what, setup, images}, nil
+	conf, err := withoutCache(setup)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", lab.ErrAbsent, err)
+	}
+	return &fioJobs{what, setup, images, conf}, nil
+}
+
+// withoutCache writes a configuration for fio, which has no option for one and would use librbd's cache, as nobody else here.
+func withoutCache(setup *lab.Setup) (string, error) {
+	from := setup.Ceph.ConfFile
+	for _, name := range []string{os.Getenv("CEPH_CONF"), "/etc/ceph/ceph.conf"} {
+		if from == "" {
+			from = name
+		}
+	}
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(setup.Dir, "fio.conf")
+	return path, os.WriteFile(path, append(b, "\n[client]\nrbd_cache = false\n"...), 0o600)
 }
 
 type fioJobs struct {
 	what   result.Contestant
 	setup  *lab.Setup
 	images []*scratch.Image
+	conf   string // of the cluster
 }
 
 // Info implements engine.Contestant.
@@ -63,12 +88,16 @@ func (f *fioJobs) Run(ctx context.Context, w workload.Workload, seed uint64, win
 	if user == "" {
 		user = "admin"
 	}
+	ramp := max(time.Until(win.From), 0)
+	if w.Kind.Writes() {
+		ramp = max(ramp, writeRamp)
+	}
 	argv := []string{
 		"--ioengine=rbd", "--clientname=" + user, "--pool=" + f.images[0].Ref.Pool, "--rw=" + string(w.Kind),
 		fmt.Sprintf("--bs=%d", w.BlockBytes), fmt.Sprintf("--iodepth=%d", w.Depth), fmt.Sprintf("--numjobs=%d", w.Clients),
 		fmt.Sprintf("--offset=%d", f.images[0].DataOffsetBytes), fmt.Sprintf("--size=%d", f.setup.SizeBytes),
 		"--rwmixread=70", "--time_based", fmt.Sprintf("--randseed=%d", seed), "--group_reporting", "--refill_buffers",
-		fmt.Sprintf("--ramp_time=%dms", max(time.Until(win.From).Milliseconds(), 0)),
+		fmt.Sprintf("--ramp_time=%dms", ramp.Milliseconds()),
 		fmt.Sprintf("--runtime=%dms", win.To.Sub(win.From).Milliseconds()),
 		"--lat_percentiles=1", "--clat_percentiles=0", "--percentile_list=50:90:99:99.9", "--output-format=json",
 	}
@@ -79,9 +108,7 @@ func (f *fioJobs) Run(ctx context.Context, w workload.Workload, seed uint64, win
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = stopTimeout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if conf := f.setup.Ceph.ConfFile; conf != "" {
-		cmd.Env = append(os.Environ(), "CEPH_CONF="+conf)
-	}
+	cmd.Env = append(os.Environ(), "CEPH_CONF="+f.conf)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

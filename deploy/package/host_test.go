@@ -143,7 +143,7 @@ type guest struct {
 // newGuest begins to write to the first MiB of an export and to read it back.
 func (h *host) newGuest(uri string) *guest {
 	h.t.Helper()
-	line := asQemu("qemu-io", "-f", "raw", uri)
+	line := asQemu("sh", "-c", `qemu-io -f raw "$1" 2>&1 | sed -u "s/qemu-io> //g"`, "sh", uri)
 	cmd := h.Command(line[0], line[1:]...)
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -57,6 +57,10 @@ func TestPackages(t *testing.T) {
 	m.io(t, "read -P 165 1M 1M", "read -P 77 2M 64k", "write -P 90 5M 100k", "flush")
 	h.io(sharedURI, "read -P 90 5M 100k", "read -P 0 8M 64k")
 
+	if log := h.journal(); strings.Contains(log, "cannot lock") || strings.Contains(log, "level=ERROR") {
+		t.Errorf("the daemon complains:\n%s", log)
+	}
+
 	g := h.newGuest(sharedURI)
 	h.upgrade(p.newer(t, "luksgate"), "")
 	h.upgrade(p.newer(t, "luksgate-bundle"), "18.2")

@@ -79,10 +79,12 @@ func measure(w workload, list []*contestant, o options) ([]series, error) {
 	for round := range o.rounds {
 		for k := range list {
 			i := (k + round) % len(list)
+			before := osdCPU()
 			x, err := list[i].run(w, time.Duration(o.seconds*float64(time.Second)))
 			if err != nil {
 				return nil, fmt.Errorf("%s, %s: %w", list[i].name, w, err)
 			}
+			x.osdMicros = (osdCPU() - before).Seconds() * 1e6 / (x.iops * o.seconds)
 			results[i] = append(results[i], x)
 		}
 	}

@@ -14,15 +14,16 @@ func report(w workload, list []*contestant, results []series) (missed int) {
 		by[c.name] = results[i]
 	}
 	us := by[gateNative]
-	fmt.Printf("\n%s\n  %-20s %9s %17s %9s %11s %11s  %s\n", w, "", "IOPS", "least-most", "p50 [us]", "server CPU", "client CPU",
+	fmt.Printf("\n%s\n  %-20s %9s %17s %9s %11s %11s %8s  %s\n", w, "", "IOPS", "least-most", "p50 [us]", "server CPU", "client CPU", "OSD CPU",
 		"rate of luksgate native")
 	for _, c := range list {
 		s := by[c.name]
 		rates := s.values(func(x sample) float64 { return x.iops })
-		line := fmt.Sprintf("  %-20s %9.0f %8.0f-%-8.0f %9.0f %11.1f %11.1f", c.name, median(rates), slices.Min(rates), slices.Max(rates),
+		line := fmt.Sprintf("  %-20s %9.0f %8.0f-%-8.0f %9.0f %11.1f %11.1f %8.1f", c.name, median(rates), slices.Min(rates), slices.Max(rates),
 			median(s.values(func(x sample) float64 { return x.p50Micros })),
 			median(s.values(func(x sample) float64 { return x.serverMicros })),
-			median(s.values(func(x sample) float64 { return x.clientMicros + x.loopMicros })))
+			median(s.values(func(x sample) float64 { return x.clientMicros + x.loopMicros })),
+			median(s.values(func(x sample) float64 { return x.osdMicros })))
 		if len(us) > 0 && c.name != gateNative {
 			verdict, ok := judge(w, c.name, us, s)
 			if !ok {
@@ -32,7 +33,27 @@ func report(w workload, list []*contestant, results []series) (missed int) {
 		}
 		fmt.Println(line)
 	}
+	reportLimit(us, by)
 	return missed + reportCPU(w, by)
+}
+
+// reportLimit compares the processor time of all for a request, the OSDs' included: where they share saturated processors,
+// it is what rates come from. It also says what a server would reach that needs no more than librbd alone.
+func reportLimit(us series, by map[string]series) {
+	alone := by[loopPlain]
+	if len(us) == 0 || len(alone) == 0 || us[0].osdMicros == 0 {
+		return
+	}
+	least := slices.Clone(us)
+	for i := range least {
+		least[i].serverMicros = alone[i].loopMicros
+	}
+	for _, name := range []string{fioRBD, loopLibrbd, qemuNBD} {
+		if them := by[name]; len(them) > 0 {
+			fmt.Printf("  by the processor time of all, to %s: %.2fx; if luksgate needed no more than librbd alone: %.2fx\n", name,
+				median(ratios(them, us, sample.totalMicros)), median(ratios(them, least, sample.totalMicros)))
+		}
+	}
 }
 
 // judge compares luksgate's rate with another's. The ratio is the median of the rounds' ratios, because neighbours in

@@ -3,6 +3,9 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -65,5 +68,22 @@ func TestParse(t *testing.T) {
 func TestMedian(t *testing.T) {
 	if a, b := median([]float64{3, 1, 2}), median([]float64{4, 1, 3, 2}); a != 2 || b != 2.5 {
 		t.Errorf("got %v and %v", a, b)
+	}
+}
+
+// TestOSDsAreFound takes this process for an OSD.
+func TestOSDsAreFound(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("CEPH_CONF", filepath.Join(dir, "ceph.conf"))
+	if used := osdCPU(); used != 0 {
+		t.Errorf("%v used by OSDs of which there are none", used)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "osd.0.pid"), fmt.Appendln(nil, os.Getpid()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 50*time.Millisecond; { // several ticks of the clock that counts
+	}
+	if osdCPU() == 0 {
+		t.Error("nothing used by a process that has computed")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -84,8 +85,29 @@ func (s *server) survivesClient() bool {
 func (s *server) uri() string { return "nbd+unix:///x?socket=" + s.socket }
 
 // cpu is the processor time that the server has used.
-func (s *server) cpu() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+func (s *server) cpu() (time.Duration, error) { return processCPU(s.cmd.Process.Pid) }
+
+// osdCPU is the processor time that the OSDs have used of a cluster made by devcluster, which leaves their process ids
+// beside its configuration; 0 for any other.
+func osdCPU() time.Duration {
+	files, _ := filepath.Glob(filepath.Join(filepath.Dir(os.Getenv("CEPH_CONF")), "osd.*.pid"))
+	total := time.Duration(0)
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			used, _ := processCPU(pid) // one that has ended counts as nothing
+			total += used
+		}
+	}
+	return total
+}
+
+// processCPU is the processor time that a process has used.
+func processCPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}

@@ -58,6 +58,13 @@ type sample struct {
 	p50Micros float64
 	// Processor time for each request: of the server, of its client, or of who does it all in one process.
 	serverMicros, clientMicros, loopMicros float64
+	// osdMicros is the cluster's processor time for each request, 0 where its OSDs run elsewhere.
+	osdMicros float64
+}
+
+// totalMicros is the processor time of all for a request.
+func (x sample) totalMicros() float64 {
+	return x.serverMicros + x.clientMicros + x.loopMicros + x.osdMicros
 }
 
 // series are the samples of one contestant and one workload, one a round.

@@ -65,7 +65,7 @@ func (o *opener) readChain(header *luks.Header) error {
 	}
 	if levels == 1 {
 		if header.CloneMagic {
-			return fmt.Errorf("%s: %w: its header says that it is a clone, and it has no parent", o.cfg.Image, luks.ErrUnsupported)
+			return o.checkOrphan(o.cfg.Image, header)
 		}
 		return nil
 	}
@@ -106,9 +106,25 @@ func (o *opener) readLink(info *rbd.Info, level int) (*link, error) {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	if l.header.CloneMagic && info.Parent == nil {
-		return nil, fmt.Errorf("%s: %w: its header says that it is a clone, and it has no parent", ref, luks.ErrUnsupported)
+		if err := o.checkOrphan(ref, l.header); err != nil {
+			return nil, err
+		}
 	}
 	return l, nil
+}
+
+// checkOrphan looks at an image whose header says that it is a clone, and which has no parent. A snapshot may be so: when
+// its image was flattened, it got all that it showed of the parent too, and the image's header, not the snapshot's, got
+// another magic. Flattened without the keys, by rbd flatten, it would hold noise, and the image's magic would be the old one.
+func (o *opener) checkOrphan(ref image.Ref, header *luks.Header) error {
+	if ref.Snapshot != "" {
+		now := ref
+		now.Snapshot = ""
+		if head, err := o.src.headerOf(now); err == nil && !head.CloneMagic && head.UUID == header.UUID {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w: its header says that it is a clone, and it has no parent", ref, luks.ErrUnsupported)
 }
 
 // checkDetachedChain makes sure that no parent has a header of its own: what a detached header says goes for all.

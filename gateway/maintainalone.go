@@ -70,6 +70,9 @@ func openLocked(ctx context.Context, cfg Config, withKeys bool) (*Export, error)
 }
 
 func (o *opener) alone(ctx context.Context, withKeys bool) (*Export, error) {
+	if o.src.info.Parent == nil {
+		o.cfg.ParentKeys = nil // they were for a parent that is gone: this is done already
+	}
 	e := &Export{src: o.src, release: o.release, device: newPlainDevice(o.src.store, false, false)}
 	if !o.cfg.Plain {
 		at, done, err := o.src.headerPlace(o.cfg)

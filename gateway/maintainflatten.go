@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/luksgate/luksgate/crypt/luks"
@@ -14,16 +15,17 @@ import (
 
 // How a clone becomes an image of its own:
 //
-// Where all that it shows has one key, librbd copies the parent's bytes as they are, header included: the ciphertext, the
-// IVs and the place of the data stay what they were.
-//
-// Where its parent has another key, and librbd does not decrypt:
-//
-//  1. every object of the data that is not there is created with what it shows, encrypted with the clone's own key, and
-//     where it shows nothing, empty; that is what any write does before it writes (package layered);
+//  1. every object of the data that is not there is created with what it shows. Where the parent has another key, it is
+//     encrypted with the clone's own, and where it shows nothing, an empty object is made: that is what any write does
+//     before it writes (package layered). Else the parent's bytes are copied as they are: the ciphertext, the IVs and the
+//     place of the data stay what they were;
 //  2. the header gets the magic of an image that is no clone;
 //  3. the object map, if there is one, is rebuilt, since librbd does not know of the objects of 1;
 //  4. librbd flattens: it finds nothing to copy but a header that was the parent's, and detaches the parent.
+//
+// Librbd alone could do 1 where there is one key, and does where there is no object map. Where there is one it believes
+// the map, which says that an object exists before it does: after a crash in between, librbd leaves the object out, and
+// what it showed is lost with the parent (TestFlattenIsInterrupted).
 //
 // Whatever ends it on the way, the clone reads as before, and the next attempt goes on where this one ended.
 
@@ -63,7 +65,7 @@ func (e *Export) Flatten(ctx context.Context, progress Progress) (Flattened, err
 	if p := e.src.info.Parent; p != nil && overlap > 0 {
 		f.Parent = p.Name
 	}
-	if f.Parent != "" && e.nature.layered && !e.foreign() {
+	if f.Parent != "" {
 		err = e.detachable(ctx, img, progress)
 	}
 	if err == nil {
@@ -75,14 +77,34 @@ func (e *Export) Flatten(ctx context.Context, progress Progress) (Flattened, err
 	return f, nil
 }
 
-// detachable does the steps 1 to 3.
+// detachable does the steps 1 to 3, as far as they are needed.
 func (e *Export) detachable(ctx context.Context, img *rbd.Image, progress Progress) error {
+	mapped := slices.Contains(e.src.info.Features, "object-map")
+	switch {
+	case !mapped && (e.foreign() || !e.nature.layered):
+		return nil
+	case e.foreign():
+		return fmt.Errorf("%s: %w: librbd's engine serves it, and librbd believes an object map that may be wrong after a crash; "+
+			"end the export and flatten the image then", e.nature.name, luks.ErrUnsupported)
+	case !e.nature.layered:
+		if err := copyUpRaw(ctx, img, progress); err != nil {
+			return err
+		}
+	default:
+		if err := e.copyUpOwn(ctx, img, progress); err != nil {
+			return err
+		}
+	}
+	return img.RebuildObjectMap(ctx, progress.of("object map"))
+}
+
+// copyUpOwn does the steps 1 and 2 of a clone with another key than its parent's.
+func (e *Export) copyUpOwn(ctx context.Context, img *rbd.Image, progress Progress) error {
 	c, objectBytes, err := e.copier()
 	if err != nil {
 		return err
 	}
-	first := e.nature.headerObjects(objectBytes)
-	if err := copyUpFrom(ctx, c, first, progress.of("copy up")); err != nil {
+	if err := copyUpFrom(ctx, c, e.nature.headerObjects(objectBytes), progress.of("copy up")); err != nil {
 		return err
 	}
 	dev := headerDevice{readerAt{img}}
@@ -93,7 +115,7 @@ func (e *Export) detachable(ctx context.Context, img *rbd.Image, progress Progre
 	if err != nil {
 		return fmt.Errorf("%s: the header's magic: %w", e.nature.name, err)
 	}
-	return img.RebuildObjectMap(ctx, progress.of("object map"))
+	return nil
 }
 
 // A copier makes objects of a clone its own. It may be used by many goroutines at once.

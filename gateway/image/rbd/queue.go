@@ -104,6 +104,12 @@ func (q *queue) take() *slot {
 // put gives back a slot whose operation has ended.
 func (q *queue) put(s *slot) {
 	s.since.Store(0)
+	// Emptied while the slices are still held: when the next request overwrites these pointers, the garbage collector may
+	// look at the old ones, and must not find memory that it has freed meanwhile (TestBuffersThatAreCollected).
+	for i := range s.c.iov_count {
+		s.c.iov[i].iov_base = nil
+	}
+	s.c.iov_count = 0
 	s.pinner.Unpin()
 	s.async = async{}
 	q.mu.Lock()

@@ -209,7 +209,7 @@ func (k *soak) add(i int, kind, object string) {
 	if i > 0 {
 		k.inherited(below)
 	}
-	_, err = k.work(socket, 25)
+	_, err = work(k.connect(socket), 25)
 	k.must(err)
 	kill(syscall.SIGTERM)
 }
@@ -249,23 +249,32 @@ func (k *soak) must(err error) {
 
 const soakWorkers = 4
 
-// work does n requests of each of some workers at once. It returns what was under way when the gateway went.
-func (k *soak) work(socket string, n int) (open []change, err error) {
+// connect has each of some workers a part of the image and a connection.
+func (k *soak) connect(socket string) []*worker {
 	k.t.Helper()
-	var mu sync.Mutex
-	var wg sync.WaitGroup
+	var all []*worker
 	begin := 0
 	for i := range soakWorkers {
 		end := len(k.top.model) * (i + 1) / soakWorkers
 		if i < soakWorkers-1 {
 			end += k.r.IntN(1000) // inside a sector
 		}
-		d, dialErr := openDisk(socket)
-		k.must(dialErr)
-		w := &worker{r: rand.New(rand.NewPCG(k.r.Uint64(), 1)), d: d, offset: int64(begin), model: k.top.model[begin:end]}
+		d, err := openDisk(socket)
+		k.must(err)
+		r := rand.New(rand.NewPCG(k.r.Uint64(), 1))
+		all = append(all, &worker{r: r, d: d, offset: int64(begin), model: k.top.model[begin:end]})
 		begin = end
+	}
+	return all
+}
+
+// work has each worker do n requests. It returns what was under way when the gateway went.
+func work(workers []*worker, n int) (open []change, err error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, w := range workers {
 		wg.Go(func() {
-			defer func() { _ = d.c.Close() }()
+			defer func() { _ = w.d.c.Close() }()
 			for range n {
 				if c, stepErr := w.step(); stepErr != nil {
 					mu.Lock()
@@ -293,26 +302,26 @@ func (k *soak) round(steps int) {
 	k.must(err)
 	all := &worker{d: d, model: k.top.model}
 	if k.r.IntN(3) == 0 && len(k.snaps) < 3 {
-		_, err := k.work(socket, steps/8)
+		_, err := work(k.connect(socket), steps/8)
 		k.must(err)
 		s := level{spec: fmt.Sprintf("%s@n%d", k.top.spec, len(k.snaps)), keys: k.top.keys, model: bytes.Clone(k.top.model)}
 		k.site.rbd(k.t, "snap", "create", "--no-progress", s.spec)
 		k.snaps = append(k.snaps, s)
 	}
 	if k.r.IntN(2) == 0 {
-		_, err := k.work(socket, steps/soakWorkers)
+		_, err := work(k.connect(socket), steps/soakWorkers)
 		k.must(err)
 		k.readAll(all, engine)
 		kill(syscall.SIGTERM)
 		k.maintain()
 		return
 	}
-	gone := make(chan struct{})
+	workers, gone := k.connect(socket), make(chan struct{})
 	time.AfterFunc(time.Duration(k.r.IntN(600))*time.Millisecond, func() {
 		defer close(gone)
 		kill(syscall.SIGKILL)
 	})
-	open, err := k.work(socket, 1<<30)
+	open, err := work(workers, 1<<30)
 	<-gone
 	if errors.Is(err, errWrong) {
 		k.must(err)

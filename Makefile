@@ -145,7 +145,7 @@ fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given
 # ---- measuring
 
 .PHONY: bench
-bench: bench-crypto bench-nbd bench-rbd bench-layers bench-latency ## all of the benchmarks below
+bench: bench-crypto bench-nbd bench-rbd bench-storm bench-layers bench-latency ## all of the benchmarks below
 
 .PHONY: bench-crypto
 bench-crypto: ## the cipher's kernels beside OpenSSL, the worker pool; BENCH_FLAGS=-help says more
@@ -162,6 +162,12 @@ bench-rbd: ## the gateway beside fio, qemu-nbd and librbd's own engine, on a Cep
 	@deploy/install-deps go build ceph bench
 	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
 	  $(GO) run ./bench/rbd $(BENCH_FLAGS)
+
+.PHONY: bench-storm
+bench-storm: build ## 20 clones of one image exported at once: time and memory; BENCH_FLAGS=-help says more
+	@deploy/install-deps ceph
+	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
+	  $(GO) run ./bench/storm $(BENCH_FLAGS)
 
 # gonbdserver is a peer of the layers where it is found; see bench/peers.
 .PHONY: bench-layers

@@ -111,11 +111,14 @@ func (e *edges) wait(ctx context.Context) error {
 	return errors.Join(e.marks[0].err, e.marks[1].err)
 }
 
+// errNothing is a window in which nothing came of it.
+var errNothing = errors.New("no request came to its end")
+
 // round joins what was counted in the window. Processes of one name are one.
 func (e *edges) round(h *histogram.Histogram) (result.Round, error) {
 	win, processes, from, to := e.win, e.processes, e.marks[0].what, e.marks[1].what
 	if h.Count() == 0 {
-		return result.Round{}, fmt.Errorf("no request came to its end within %v: give it more --seconds", win.To.Sub(win.From))
+		return result.Round{}, fmt.Errorf("%w within %v: give it more --seconds", errNothing, win.To.Sub(win.From))
 	}
 	micros := func(d time.Duration) float64 { return float64(d) / 1e3 }
 	r := result.Round{
@@ -178,7 +181,7 @@ func (p *Plan) Run(ctx context.Context) ([]result.Result, error) {
 				i := (k + n) % len(p.Contestants)
 				c := p.Contestants[i]
 				p.Progress(fmt.Sprintf("%s: %s", w, c.Info().Name), done, total)
-				r, err := c.Run(ctx, w, p.Seed+uint64(n), NewWindow(p.WarmUp, p.Length))
+				r, err := p.measure(ctx, c, w, p.Seed+uint64(n))
 				if ctx.Err() != nil {
 					return all, ctx.Err()
 				}
@@ -193,4 +196,23 @@ func (p *Plan) Run(ctx context.Context) ([]result.Result, error) {
 	}
 	p.Progress("done", done, total)
 	return all, nil
+}
+
+// Tries of one measurement, and how much longer each is than the one before.
+const (
+	tries  = 4
+	longer = 4
+)
+
+// measure runs one measurement, and once more for longer where the time was too short for a single request.
+func (p *Plan) measure(ctx context.Context, c Contestant, w workload.Workload, seed uint64) (r result.Round, err error) {
+	length := p.Length
+	for range tries {
+		r, err = c.Run(ctx, w, seed, NewWindow(p.WarmUp, length))
+		if !errors.Is(err, errNothing) {
+			break
+		}
+		length *= longer
+	}
+	return r, err
 }

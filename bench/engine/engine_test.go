@@ -168,3 +168,23 @@ func TestCipher(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// slow is a device whose requests take longer than they are measured.
+type slow struct{ *memdevice.Device }
+
+func (d slow) ReadAt(p []byte, off int64) error {
+	time.Sleep(30 * time.Millisecond)
+	return d.Device.ReadAt(p, off)
+}
+
+func TestATimeTooShortIsMadeLonger(t *testing.T) {
+	c := &InProcess{Devices: []Device{slow{memdevice.New(sizeBytes)}}, SizeBytes: sizeBytes}
+	p := Plan{
+		Workloads:   []workload.Workload{{Kind: workload.RandomRead, BlockBytes: 4096, Depth: 1, Clients: 1, Images: 1}},
+		Contestants: []Contestant{c}, Rounds: 1, Length: 2 * time.Millisecond, Progress: func(string, int, int) {},
+	}
+	results, err := p.Run(context.Background())
+	if err != nil || results[0].Rounds[0].Requests == 0 || results[0].Rounds[0].Seconds < 0.03 {
+		t.Errorf("%v, %+v", err, results)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -52,19 +53,27 @@ func start(ctx context.Context, argv []string, socket string, key *secret.Bytes,
 	p := &process{cmd: exec.Command(argv[0], argv[1:]...), gone: make(chan struct{})}
 	p.cmd.Stderr = &p.stderr
 	p.cmd.ExtraFiles = append([]*os.File{keyOut}, files...)
-	// In a group of its own: Ctrl-C is for us, who end it in order.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// In a group of its own: Ctrl-C is for us, who end it in order. Where we cannot, because we were killed, the kernel does.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	_, err = keyIn.Write(key.Bytes()) // fits in the pipe
 	if err = errors.Join(err, keyIn.Close()); err != nil {
 		return nil, err
 	}
-	if err := p.cmd.Start(); err != nil {
+	started := make(chan error, 1)
+	go func() {
+		// The signal of the parent's death comes when the thread that started the process ends: it stays until then.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+			close(p.gone)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, err
 	}
-	go func() {
-		_ = p.cmd.Wait()
-		close(p.gone)
-	}()
 	return p, nil
 }
 

@@ -147,6 +147,10 @@ func (o *opener) stack(layers []*layered.Layer, bottom layered.Source) (nbdserve
 // layer is a level that has another one with another key below it. The first one may be written.
 func (o *opener) layer(level int, vk *luks.VolumeKey) (*layered.Layer, error) {
 	l := o.chain[level]
+	if l.rbd.ObjectBytes() == 0 {
+		return nil, fmt.Errorf("%s: %w: it is striped over several objects at a time, and which bytes are its own and which its "+
+			"parent's can be told of unstriped images only", l.name, luks.ErrUnsupported)
+	}
 	objects, err := l.rbd.Objects()
 	if err != nil {
 		return nil, err

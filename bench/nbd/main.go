@@ -3,8 +3,11 @@
 // Command nbd compares luksgate's NBD server with others: one connection over a unix socket, plaintext in memory, the
 // same client (fio's nbd engine), in turns, so that what else the machine does hits all of them.
 //
+// The ceiling among them is no server, but what this client can do at the best (bench/nbd/ceiling): where luksgate is at
+// 1.00 of it, a larger ratio to anything else cannot be measured with it.
+//
 // It prints medians, ratios to the goals, and the server's own processor time for each request. It needs fio with the
-// nbd engine, nbdkit, qemu-nbd and nbdcopy.
+// nbd engine, nbdkit, qemu-nbd, nbdcopy and a C compiler.
 package main
 
 import (

@@ -21,6 +21,9 @@ import (
 // sizeBytes is the size of every export.
 const sizeBytes = 256 << 20
 
+// ceiling is no server: it answers as fast as can be and keeps nothing. What the client does with it bounds all ratios.
+const ceiling = "ceiling"
+
 // contestant is a server that runs.
 type contestant struct {
 	name   string
@@ -43,13 +46,18 @@ func startAll(ctx context.Context, dir, wanted string) ([]*contestant, func(), e
 		name string
 		args func(socket string) []string
 	}{
-		{"luksgate", func(s string) []string { return []string{filepath.Join(dir, "memserver"), "-socket", s, "-size", size} }},
+		{"luksgate", func(s string) []string {
+			return []string{filepath.Join(dir, "luksgate"), "export", "mem:" + size, "--socket", s}
+		}},
 		{"nbdkit", func(s string) []string { return []string{"nbdkit", "-f", "-U", s, "memory", size} }},
 		{"qemu-nbd", func(s string) []string {
 			return []string{"qemu-nbd", "-t", "-f", "raw", "--cache=writeback", "-k", s, raw}
 		}},
 		{"go-nbd", func(s string) []string {
 			return []string{filepath.Join(dir, "gonbdserver"), "-socket", s, "-size", size}
+		}},
+		{ceiling, func(s string) []string {
+			return []string{filepath.Join(dir, ceiling), "--socket", s, "--size", size}
 		}},
 	}
 	if err := build(ctx, dir); err != nil {
@@ -103,12 +111,17 @@ func fill(pattern, raw string) error {
 	return os.WriteFile(raw, content, 0o600)
 }
 
-// build builds the Go servers into dir.
+// build builds into dir what does not come with the system.
 func build(ctx context.Context, dir string) error {
-	for _, name := range []string{"memserver", "gonbdserver"} {
-		out, err := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./bench/nbd/"+name).CombinedOutput()
+	to := func(name string) string { return filepath.Join(dir, name) }
+	for _, argv := range [][]string{
+		{"go", "build", "-tags", "noceph", "-o", to("luksgate"), "."},
+		{"go", "build", "-o", to("gonbdserver"), "./bench/nbd/gonbdserver"},
+		{"cc", "-O2", "-o", to(ceiling), "bench/nbd/ceiling/ceiling.c"},
+	} {
+		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("build %s: %w\n%s", name, err, out)
+			return fmt.Errorf("build %s: %w\n%s", argv[len(argv)-1], err, out)
 		}
 	}
 	return nil
@@ -128,6 +141,9 @@ func (c *contestant) ready(ctx context.Context, pattern string) error {
 			return fmt.Errorf("%s does not listen: %w\n%s", c.name, err, c.stderr.Bytes())
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+	if c.name == ceiling {
+		return nil
 	}
 	out, err := exec.CommandContext(ctx, "nbdcopy", "--requests=4", pattern, c.uri()).CombinedOutput()
 	if err != nil {

@@ -139,7 +139,7 @@ func (w *worker) step() (change, error) {
 	case 2:
 		flags := []int{0, nbdFUA, nbdNoHole, nbdFast}[w.r.IntN(4)]
 		err := w.d.do(nbdZero, flags, at, length, nil, nil)
-		if flags == nbdFast && err == syscall.Errno(nbdNotSupported) {
+		if flags == nbdFast && errors.Is(err, syscall.Errno(nbdNotSupported)) {
 			return change{}, nil
 		}
 		if err == nil {

@@ -57,6 +57,15 @@ func TestCloneKinds(t *testing.T) {
 	})
 }
 
+// TestCloneKindsErasureCoded does it with the data, the parent's and the clones', in an erasure-coded pool.
+func TestCloneKindsErasureCoded(t *testing.T) {
+	testenv.Long(t)
+	c := newTroubled(t, "--store", "bluestore", "--size", "2G", "--osds", "3", "--ec-pool", "ec")
+	t.Setenv(testenv.EnvCephConf, c.conf)
+	t.Setenv("CEPH_CONF", c.conf)
+	cloneKind{name: "erasure-coded", sizeMiB: 24, options: []string{"--data-pool", "ec"}}.try(t, testenv.Pool)
+}
+
 func (k cloneKind) try(t *testing.T, where string) {
 	dir := t.TempDir()
 	key := func(name string) string {

@@ -87,7 +87,7 @@ func (m *Image) features() (uint64, error) {
 }
 
 // featureMigrating is RBD_FEATURE_MIGRATING, which old headers do not have.
-const featureMigrating = 1 << 7
+const featureMigrating = 1 << 9
 
 func (m *Image) checkOwnable() error {
 	features, err := m.features()

@@ -88,7 +88,7 @@ test-long: deps ## the tests that take minutes each: guests that migrate, clones
 	deploy/chroot/chroot make trixie
 	deploy/chroot/chroot make bullseye libvirt-clients qemu-system-x86 seabios
 	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
-	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration|TestCloneKinds|TestUpgradeBelowQemu|TestCrashBelowQemu)' -v ./gateway/cli
+	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration|TestCloneKinds|TestFlattenIsInterrupted|TestUpgradeBelowQemu|TestCrashBelowQemu)' -v ./gateway/cli
 
 # of "make soak": what a failed run printed tries the same again
 SEED    ?=

@@ -248,6 +248,7 @@ func (l level) scribble(t *testing.T, at int, args ...string) {
 // TestFlattenIsInterrupted ends a flatten in the middle, by a signal and by force: the clone reads as before, and the next
 // one goes on.
 func TestFlattenIsInterrupted(t *testing.T) {
+	testenv.Long(t) // the cluster takes half a minute to notice that a client is dead
 	testenv.CephConf(t)
 	testenv.Tool(t, "nbdcopy")
 	for _, own := range []bool{false, true} {

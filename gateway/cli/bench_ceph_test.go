@@ -78,16 +78,6 @@ func TestBenchInterrupted(t *testing.T) {
 	}
 }
 
-// waitFor waits until the process has said something on any stream.
-func waitFor(t *testing.T, p *testenv.Process, text string) {
-	t.Helper()
-	for end := time.Now().Add(testenv.CommandTimeout); !strings.Contains(p.Output(), text); time.Sleep(10 * time.Millisecond) {
-		if !p.Running() || time.Now().After(end) {
-			t.Fatalf("it never said %q\n%s", text, p.Output())
-		}
-	}
-}
-
 // scratchOf waits for the scratch image beside an image.
 func scratchOf(t *testing.T, pool, name string) string {
 	t.Helper()
@@ -124,25 +114,16 @@ func onlyMine(t *testing.T, pool string, content []byte) {
 func secretsOfChildren(t *testing.T, parent int) {
 	t.Helper()
 	secret := regexp.MustCompile(`[0-9a-f]{64}`)
-	files, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	children := 0
-	for _, stat := range files {
-		b, err := os.ReadFile(stat)
-		if err != nil || !strings.Contains(string(b), fmt.Sprintf(") S %d ", parent)) && !strings.Contains(string(b), fmt.Sprintf(") R %d ", parent)) {
-			continue
-		}
-		children++
+	children := childrenOf(t, parent)
+	for _, pid := range children {
 		for _, name := range []string{"cmdline", "environ"} {
-			text, err := os.ReadFile(filepath.Join(filepath.Dir(stat), name))
-			if err == nil && secret.Match(text) {
-				t.Errorf("%s/%s: %q", filepath.Dir(stat), name, secret.Find(text))
+			path := fmt.Sprintf("/proc/%d/%s", pid, name)
+			if text, err := os.ReadFile(path); err == nil && secret.Match(text) {
+				t.Errorf("%s: %q", path, secret.Find(text))
 			}
 		}
 	}
-	if children < 3 { // two gateways and qemu-nbd
-		t.Errorf("%d children, expected 3", children)
+	if len(children) < 3 { // two gateways and qemu-nbd
+		t.Errorf("%d children, expected 3", len(children))
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/luksgate/luksgate/bench/result"
 	"github.com/luksgate/luksgate/deploy/testenv"
@@ -244,4 +246,63 @@ func checkFigures(t *testing.T, path string) {
 		d.Replays[0].Requests == 0 || d.Replays[0].Counts["write"] == 0 {
 		t.Errorf("%v, %+v", err, d)
 	}
+}
+
+// TestBenchKilled: without its parent neither the gateway nor another program stays.
+func TestBenchKilled(t *testing.T) {
+	testenv.Tool(t, "qemu-nbd")
+	p := testenv.StartCmd(t, command("bench", "mem:4M", "--layers", "nbd-native", "--peers", "qemu-nbd", "--seconds", "20"))
+	waitFor(t, p, "Measuring")
+	children := childrenOf(t, p.PID())
+	if len(children) != 2 {
+		t.Errorf("%d children, expected a gateway and qemu-nbd", len(children))
+	}
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
+	for end := time.Now().Add(testenv.CommandTimeout); len(children) > 0; time.Sleep(10 * time.Millisecond) {
+		children = slices.DeleteFunc(children, func(pid int) bool { return parentOf(pid) < 0 })
+		if time.Now().After(end) {
+			t.Fatalf("processes %v are still there", children)
+		}
+	}
+}
+
+// waitFor waits until the process has said something on any stream.
+func waitFor(t *testing.T, p *testenv.Process, text string) {
+	t.Helper()
+	for end := time.Now().Add(testenv.CommandTimeout); !strings.Contains(p.Output(), text); time.Sleep(10 * time.Millisecond) {
+		if !p.Running() || time.Now().After(end) {
+			t.Fatalf("it never said %q\n%s", text, p.Output())
+		}
+	}
+}
+
+// childrenOf are the processes that a process started.
+func childrenOf(t *testing.T, parent int) []int {
+	t.Helper()
+	var children []int
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		if pid, err := strconv.Atoi(d.Name()); err == nil && parentOf(pid) == parent {
+			children = append(children, pid)
+		}
+	}
+	return children
+}
+
+// parentOf is -1 of a process that is not there, or ended.
+func parentOf(pid int) int {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return -1
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:])) // state, parent, ...
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil || fields[0] == "Z" {
+		return -1
+	}
+	return parent
 }

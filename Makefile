@@ -97,7 +97,7 @@ SEED    ?=
 soak: deps ## write clones of every kind in every way for TIME, on Ceph 16 and 18, kill -9 included; SEED repeats a run
 	deploy/chroot/chroot make trixie
 	@LUKSGATE_SOAK_TIME="$(TIME)" LUKSGATE_SOAK_SEED="$(SEED)" LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
-	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 0 -run '^TestSoakForTime$$' -v ./gateway/cli
+	  deploy/devcluster/with-cluster --store bluestore --size 8G -- $(GO) test -timeout 0 -run '^TestSoakForTime$$' -v ./gateway/cli
 
 .PHONY: test-noceph
 test-noceph: ## the tests of what differs in a build without Ceph

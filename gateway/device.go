@@ -10,6 +10,7 @@ import (
 
 	"github.com/luksgate/luksgate/crypt/volume"
 	"github.com/luksgate/luksgate/crypt/workers"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/nbdserver"
 )
 
@@ -166,6 +167,10 @@ func (d *plainDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserve
 }
 
 func (d *plainDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+	if d.foreign && !rbd.HasLayeredEncryption() {
+		// librbd 16 answers for the image with its header: what it calls a hole lies elsewhere.
+		return append(dst, nbdserver.Extent{LengthBytes: lengthBytes}), nil
+	}
 	return extents(d.Store, offsetBytes, lengthBytes, dst)
 }
 

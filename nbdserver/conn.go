@@ -63,6 +63,7 @@ type conn struct {
 		got   int            // bytes of the last fill
 		// payload: what is received now belongs to a request whose header is decoded.
 		payload bool
+		poll    pollState
 		small   [smallReadBytes]byte
 		vec     buffer.Vec
 		out     []byte // replies not yet sent are in its first used bytes

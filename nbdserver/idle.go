@@ -45,6 +45,18 @@ func (c *conn) recvNext() error {
 	}
 }
 
+// recvIdle waits for ever, holding as little as possible.
+func (c *conn) recvIdle() error {
+	rd := &c.reader
+	if rd.r == rd.w && (c.io.canPoll() || rd.got < smallReadBytes) {
+		c.dropReadBuffer()
+		rd.room = len(rd.buf) - rd.w
+		rd.vec.Reset()
+		rd.vec.Append(rd.buf[rd.w:])
+	}
+	return c.io.recv(&rd.vec, true)
+}
+
 // owesReplies tells whether requests are in execution or replies on their way.
 func (c *conn) owesReplies() bool {
 	c.mu.Lock()

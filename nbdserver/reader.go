@@ -21,7 +21,9 @@ import (
 //  3. send what is answered (flush)
 //  4. receive (fill)
 func (c *conn) serve() error {
+	c.server.polling.awake.Add(1)
 	err := c.loop()
+	c.server.polling.awake.Add(-1)
 	if ferr := c.flush(); err == nil || errors.Is(err, errDisconnected) {
 		err = errors.Join(err, ferr)
 	}
@@ -275,7 +277,13 @@ func (c *conn) recv(wait, partial bool) error {
 	if err := c.flush(); err != nil { // nobody waits for an answer while we wait for a question
 		return err
 	}
+	if c.io.canPoll() {
+		if err := c.look(); !errors.Is(err, errAgain) {
+			return err
+		}
+	}
 	c.cool()
+	defer c.wakes(c.sleeps())
 	if !partial {
 		err := c.recvNext()
 		if errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load() && !c.detaching.Load() {
@@ -310,18 +318,6 @@ func (c *conn) recvPartial(deadline time.Time) error {
 		}
 		return c.recvError(err)
 	}
-}
-
-// recvIdle waits for ever, holding as little as possible.
-func (c *conn) recvIdle() error {
-	rd := &c.reader
-	if rd.r == rd.w && (c.io.canPoll() || rd.got < smallReadBytes) {
-		c.dropReadBuffer()
-		rd.room = len(rd.buf) - rd.w
-		rd.vec.Reset()
-		rd.vec.Append(rd.buf[rd.w:])
-	}
-	return c.io.recv(&rd.vec, true)
 }
 
 func (c *conn) recvError(err error) error {

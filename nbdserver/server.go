@@ -26,6 +26,7 @@ type Server struct {
 	pool    *buffer.Pool // payloads and replies
 	reads   *buffer.Pool // read buffers of busy connections
 	workers *workers
+	polling polling
 	refused rate
 
 	mu        sync.Mutex
@@ -53,7 +54,7 @@ func New(o Options) *Server {
 		o.Metrics = noMetrics{}
 	}
 	limits := o.Limits.withDefaults()
-	return &Server{
+	s := &Server{
 		endpoint: Endpoint{Catalog: o.Catalog, TLS: o.TLS}, log: o.Logger, metrics: o.Metrics, limits: limits,
 		pool:      buffer.New(limits.BufferBytes),
 		reads:     buffer.New(max(limits.BufferBytes/8, bigReadBytes)),
@@ -62,6 +63,8 @@ func New(o Options) *Server {
 		conns:     map[net.Conn]*conn{},
 		perExport: map[string]int{},
 	}
+	s.polling.start(limits.Poll)
+	return s
 }
 
 // Serve accepts clients until ctx ends, which cuts all of its connections, or until Shutdown, after which it returns

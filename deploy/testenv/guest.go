@@ -5,9 +5,11 @@ package testenv
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,6 +20,13 @@ type Guest struct{ Kernel, Initrd string }
 // NewGuest makes a guest in dir, which every user may read. The test is skipped where there is no kernel for it: see
 // deploy/guest/guest.
 func NewGuest(tb testing.TB, dir string) Guest {
+	tb.Helper()
+	return NewGuestOf(tb, dir, "./deploy/guest/init", nil)
+}
+
+// NewGuestOf makes a guest that runs another program of ours than deploy/guest/init. files are further files of the guest, by
+// their names there; "modules/..." is loaded by it, and with the source "nbd.ko" is the kernel's NBD driver.
+func NewGuestOf(tb testing.TB, dir, program string, files map[string]string) Guest {
 	tb.Helper()
 	out, err := exec.Command(filepath.Join(Root(tb), "deploy", "guest", "guest"), "dir").Output()
 	if err != nil {
@@ -30,19 +39,21 @@ func NewGuest(tb testing.TB, dir string) Guest {
 	}
 	g := Guest{Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}
 	WriteFile(tb, g.Kernel, kernel)
-	program := filepath.Join(tb.TempDir(), "init")
-	build := exec.Command("go", "build", "-o", program, "./deploy/guest/init")
-	build.Dir = Root(tb)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
-	if r := RunCmd(tb, build); r.ExitCode != 0 {
-		tb.Fatalf("%s", r)
-	}
-	files := []string{program}
+	content := map[string]string{"init": GoProgram(tb, program)}
 	modules, err := filepath.Glob(filepath.Join(source, "modules", "*.ko"))
 	if err != nil || len(modules) == 0 {
 		tb.Fatalf("no modules in %s (%v)", source, err)
 	}
-	WriteFile(tb, g.Initrd, initrd(tb, append(files, modules...)))
+	for _, path := range modules {
+		content["modules/"+filepath.Base(path)] = path
+	}
+	for name, path := range files {
+		if path == "nbd.ko" {
+			path = filepath.Join(source, path)
+		}
+		content[name] = path
+	}
+	WriteFile(tb, g.Initrd, initrd(tb, content))
 	for _, path := range []string{g.Kernel, g.Initrd} {
 		if err := os.Chmod(path, 0o644); err != nil {
 			tb.Fatal(err)
@@ -51,9 +62,22 @@ func NewGuest(tb testing.TB, dir string) Guest {
 	return g
 }
 
-// initrd packs /init, the first file, and /modules, the others, as the kernel wants it: cpio in the "newc" format
+// GoProgram builds a program of this repository as guests can run it, without cgo and Ceph.
+func GoProgram(tb testing.TB, dir string) string {
+	tb.Helper()
+	program := filepath.Join(tb.TempDir(), "program")
+	build := exec.Command("go", "build", "-tags", "noceph", "-o", program, dir)
+	build.Dir = Root(tb)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
+	if r := RunCmd(tb, build); r.ExitCode != 0 {
+		tb.Fatalf("%s", r)
+	}
+	return program
+}
+
+// initrd packs files as the kernel wants them: cpio in the "newc" format
 // (Documentation/driver-api/early-userspace/buffer-format.rst).
-func initrd(tb testing.TB, files []string) []byte {
+func initrd(tb testing.TB, files map[string]string) []byte {
 	tb.Helper()
 	var out bytes.Buffer
 	inode := 0
@@ -65,17 +89,13 @@ func initrd(tb testing.TB, files []string) []byte {
 		out.Write(content)
 		pad(&out)
 	}
-	for _, dir := range []string{"dev", "proc", "sys", "modules"} {
+	for _, dir := range []string{"dev", "proc", "sys", "run", "modules"} {
 		add(dir, 0o040755, nil)
 	}
-	for i, path := range files {
-		content, err := os.ReadFile(path)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		content, err := os.ReadFile(files[name])
 		if err != nil {
 			tb.Fatal(err)
-		}
-		name := "init"
-		if i > 0 {
-			name = "modules/" + filepath.Base(path)
 		}
 		add(name, 0o100755, content)
 	}

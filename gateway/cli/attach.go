@@ -43,6 +43,7 @@ func (f *plugFlags) add(fs *pflag.FlagSet) {
 type attachFlags struct {
 	plugFlags
 	disk      diskFlags
+	device    deviceFlags
 	image     string
 	keyFile   string
 	keySecret string
@@ -54,22 +55,30 @@ type attachFlags struct {
 func newAttach(s std) *cobra.Command {
 	var f attachFlags
 	cmd := &cobra.Command{
-		Use:   "attach --domain VM --image IMAGE --target DEV [--live] [--config]",
-		Short: "Export an image with the running daemon and plug it into a domain as a disk",
+		Use:   "attach --image IMAGE (--domain VM --target DEV [--live] [--config] | --device /dev/nbdN)",
+		Short: "Export an image with the running daemon and plug it into a domain or this host as a disk",
 		Long: `Have the running daemon export IMAGE, add it to a domain of this host's libvirt as a disk, and wait until the guest has
 read from it. If a step fails, those before it are undone. A disk that is there already is no error.
 
 Without --live and --config both definitions that the domain has are changed: the running one, and the one for its next
 start. The export is one that "luksgate rm" can remove; for a disk that is to come back after a restart of the daemon add
-the export to luksgate.conf too.`,
+the export to luksgate.conf too.
+
+With --device /dev/nbdN the disk is a block device of this host's kernel, for as long as the command runs: SIGTERM, SIGINT
+and "luksgate detach --device" end it, as soon as nobody has the device mounted. It takes root, and the kernel's module
+nbd. --uri takes an export that is there already, of any NBD server.`,
 		Example: `  luksgate attach --domain vm1 --image rbd:volumes/data1 --key-file /etc/luksgate/keys/data1 --target vdb
-  luksgate attach --domain vm1 --image rbd:volumes/data1 --key-secret 5b3f7a24-38a3-4a0c-8b8f-2c4be7f2d0ea --target vdb --live`,
+  luksgate attach --domain vm1 --image rbd:volumes/data1 --key-secret 5b3f7a24-38a3-4a0c-8b8f-2c4be7f2d0ea --target vdb --live
+  luksgate attach --device /dev/nbd0 --image rbd:volumes/data1 --key-file /etc/luksgate/keys/data1
+  luksgate attach --device /dev/nbd0 --uri 'nbd+unix:///vm1?socket=/run/luksgate/vm1.sock'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), s) },
 	}
 	fs := cmd.Flags()
 	f.plugFlags.add(fs)
 	f.disk.addGuestView(fs)
+	fs.Lookup("device").Usage = "disk or cdrom (default disk); /dev/nbdN is a device of this host"
+	f.device.add(fs)
 	fs.StringVar(&f.disk.host.connect, "connect", "", "URI of libvirt (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)")
 	f.ceph.add(fs)
 	fs.StringVar(&f.image, "image", "", "rbd:POOL/[NAMESPACE/]IMAGE[@SNAPSHOT], or file:PATH")
@@ -83,6 +92,9 @@ the export to luksgate.conf too.`,
 func (f *attachFlags) run(ctx context.Context, s std) error {
 	ctx, stop := signal.NotifyContext(background(ctx), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	if isDevice(f.disk.opts.Device) {
+		return f.runDevice(ctx, s)
+	}
 	ref, err := f.check()
 	if err != nil {
 		return err
@@ -125,8 +137,16 @@ func report(s std, changed bool, format string, args ...any) {
 
 func (f *attachFlags) check() (image.Ref, error) {
 	if f.domain == "" || f.image == "" || f.disk.opts.Target == "" {
-		return image.Ref{}, usage("give --domain, --image and --target")
+		return image.Ref{}, usage("give --image with --domain and --target, or with --device /dev/nbdN")
 	}
+	if f.device.uri != "" {
+		return image.Ref{}, usage("--uri goes with --device /dev/nbdN only")
+	}
+	return f.ref()
+}
+
+// ref is the image, as the daemon has to be told.
+func (f *attachFlags) ref() (image.Ref, error) {
 	if f.keyFile != "" && f.keySecret != "" {
 		return image.Ref{}, usage("--key-file and --key-secret exclude each other")
 	}

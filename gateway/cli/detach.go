@@ -13,20 +13,26 @@ import (
 
 func newDetach(s std) *cobra.Command {
 	var f plugFlags
-	var target, connect string
+	var target, connect, device string
 	cmd := &cobra.Command{
-		Use:   "detach --domain VM --target DEV [--live] [--config]",
-		Short: "Unplug a disk of the gateway from a domain and remove its export",
+		Use:   "detach (--domain VM --target DEV [--live] [--config] | --device /dev/nbdN)",
+		Short: "Unplug a disk of the gateway from a domain or this host and remove its export",
 		Long: `Remove a disk from a domain of this host's libvirt, wait until the guest has let it go, and remove its export from the
 running daemon, if it was added by "luksgate attach" or "luksgate add" and nobody uses it any more. A disk that is not there
-is no error.`,
-		Example: `  luksgate detach --domain vm1 --target vdb`,
-		Args:    cobra.NoArgs,
+is no error.
+
+With --device /dev/nbdN it ends the "luksgate attach" that made the device, unless somebody has the device mounted.`,
+		Example: `  luksgate detach --domain vm1 --target vdb
+  luksgate detach --device /dev/nbd0`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(background(cmd.Context()), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			if f.domain == "" || target == "" {
-				return usage("give --domain and --target")
+			if device != "" && f.domain == "" && target == "" {
+				return detachDevice(ctx, s, device, f.wait)
+			}
+			if f.domain == "" || target == "" || device != "" {
+				return usage("give --domain and --target, or --device /dev/nbdN")
 			}
 			conn, opts, err := f.open(ctx, connect, target)
 			if err != nil {
@@ -45,6 +51,7 @@ is no error.`,
 	fs := cmd.Flags()
 	f.add(fs)
 	fs.StringVar(&target, "target", "", "name of the disk in the domain: vdb, sdc, ...")
+	fs.StringVar(&device, "device", "", "/dev/nbdN: a device of this host")
 	fs.StringVar(&connect, "connect", "", "URI of libvirt (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)")
 	return cmd
 }

@@ -37,5 +37,16 @@ func (c observed) Decrypt(dst, src []byte, iv uint64) {
 	c.observer.Crypt(false, len(src), time.Since(start))
 }
 
+// Engine is who decrypts: native, librbd, or plain where nobody does.
+func (e *Export) Engine() string {
+	if d, ok := e.device.(*plainDevice); ok {
+		if d.foreign {
+			return string(EngineLibrbd)
+		}
+		return "plain"
+	}
+	return string(EngineNative)
+}
+
 // WorkerStats are the counters of the process's crypto workers.
 func WorkerStats() workers.Stats { return pool().Stats() }

@@ -6,17 +6,17 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/luksgate/luksgate/gateway/daemon/api"
-	"github.com/luksgate/luksgate/gateway/metrics"
 )
 
 func newTop(s std) *cobra.Command {
@@ -27,7 +27,8 @@ func newTop(s std) *cobra.Command {
 		Use:   "top",
 		Short: "Show what the exports do, as it happens",
 		Long: `Show what the exports do, as it happens: requests and bytes per second, how long half and 99 of 100 requests took at
-most, how many are in flight, and who decrypts. The busiest are on top. Ctrl-C ends it.`,
+most, how many are in flight, and who decrypts. The busiest are on top. A narrow terminal shows fewer columns. q or Ctrl-C
+ends it. Without a terminal the tables come one after the other.`,
 		Example: `  luksgate top
   luksgate top --every 5s --rounds 1    # one table over five seconds, for a script`,
 		Args: cobra.NoArgs,
@@ -37,7 +38,7 @@ most, how many are in flight, and who decrypts. The busiest are on top. Ctrl-C e
 			}
 			ctx, stop := signal.NotifyContext(background(cmd.Context()), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			return top(ctx, s.out, admin.client(), every, rounds)
+			return (&topView{out: s.out, in: s.in, every: every, rounds: rounds}).run(ctx, admin.client())
 		},
 	}
 	admin.add(cmd.Flags())
@@ -46,123 +47,142 @@ most, how many are in flight, and who decrypts. The busiest are on top. Ctrl-C e
 	return cmd
 }
 
-// top prints a table each round. On a terminal each takes the place of the one before.
-func top(ctx context.Context, out io.Writer, c *api.Client, every time.Duration, rounds int) error {
-	before, err := c.Stats(ctx)
-	if err != nil {
+// Control sequences of terminals (ECMA-48, and xterm's for the other screen).
+const (
+	screenBegin = "\x1b[?1049h\x1b[?25l" // another screen, without a cursor
+	screenEnd   = "\x1b[?25h\x1b[?1049l" // the one before, as it was
+	screenHome  = "\x1b[H"
+	screenRest  = "\x1b[J" // to its end: nothing
+	lineRest    = "\x1b[K"
+	reversed    = "\x1b[7m"
+	red         = "\x1b[31m"
+	plainText   = "\x1b[0m"
+)
+
+// A topView shows tables: on a terminal in place, and one after the other elsewhere.
+type topView struct {
+	out    io.Writer
+	in     io.Reader
+	every  time.Duration
+	rounds int
+
+	tty           *os.File // nil without a terminal
+	colours       bool
+	before, after api.Stats // what is shown
+}
+
+func (v *topView) run(ctx context.Context, c *api.Client) error {
+	var err error
+	if v.after, err = c.Stats(ctx); err != nil {
 		return err
 	}
-	tty, live := isTerminal(out)
-	for round := 1; rounds == 0 || round <= rounds; round++ {
+	if tty, live := isTerminal(v.out); live {
+		v.tty, v.colours = tty, os.Getenv("NO_COLOR") == ""
+		fmt.Fprint(v.out, screenBegin+screenHome+screenRest)
+		defer fmt.Fprint(v.out, screenEnd)
+		defer v.quiet()()
+	}
+	keys, resized := v.keys(), make(chan os.Signal, 1)
+	if v.tty != nil {
+		signal.Notify(resized, syscall.SIGWINCH)
+		defer signal.Stop(resized)
+	}
+	tick := time.NewTicker(v.every)
+	defer tick.Stop()
+	for round := 1; v.rounds == 0 || round <= v.rounds; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(every):
-		}
-		now, err := c.Stats(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		lines := topTable(before, now)
-		if live {
-			if _, height, err := term.GetSize(int(tty.Fd())); err == nil && len(lines) > height-1 {
-				lines = lines[:max(height-1, 1)]
+		case key, ok := <-keys:
+			if !ok {
+				keys = nil // no keyboard, or its end
 			}
-			fmt.Fprint(out, "\x1b[H\x1b[2J")
+			if key == 'q' || key == 'Q' {
+				return nil
+			}
+		case <-resized:
+			v.show()
+		case <-tick.C:
+			now, err := c.Stats(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			v.before, v.after = v.after, now
+			v.show()
+			round++
 		}
-		fmt.Fprintln(out, strings.Join(lines, "\n"))
-		before = now
 	}
 	return nil
 }
 
-// A topRow is what one export did between two moments.
-type topRow struct {
-	name, engine string
-	iops, rate   [2]float64 // reads, writes
-	took         metrics.Durations
-	inFlight     int64
-	clients      int64
-	errors       uint64
+// show shows what is known now.
+func (v *topView) show() {
+	if v.before.At.IsZero() {
+		return
+	}
+	if v.tty == nil {
+		fmt.Fprintln(v.out, strings.Join(topTable(v.before, v.after, 0, 0), "\n"))
+		return
+	}
+	width, height, err := term.GetSize(int(v.tty.Fd()))
+	if err != nil {
+		width, height = 80, 24
+	}
+	lines := topTable(v.before, v.after, width, height)
+	for i := range lines {
+		lines[i] = v.coloured(i, lines[i]) + lineRest
+	}
+	fmt.Fprint(v.out, screenHome+strings.Join(lines, "\r\n")+screenRest)
 }
 
-func topTable(before, now api.Stats) []string {
-	seconds := max(now.At.Sub(before.At).Seconds(), 0.001)
-	old := map[string]metrics.Snapshot{}
-	if before.Since.Equal(now.Since) { // a new process counts from 0
-		for _, e := range before.Exports {
-			old[e.Export] = e
-		}
-	}
-	var rows []topRow
-	var sum topRow
-	for _, e := range now.Exports {
-		r := rowOf(old[e.Export], e, seconds)
-		for i := range 2 {
-			sum.iops[i] += r.iops[i]
-			sum.rate[i] += r.rate[i]
-		}
-		sum.took, sum.inFlight, sum.clients = sum.took.Plus(r.took), sum.inFlight+r.inFlight, sum.clients+r.clients
-		sum.errors += r.errors
-		rows = append(rows, r)
-	}
-	slices.SortStableFunc(rows, func(a, b topRow) int {
-		x, y := a.iops[0]+a.iops[1], b.iops[0]+b.iops[1]
-		switch {
-		case x > y:
-			return -1
-		case x < y:
-			return 1
-		}
-		return strings.Compare(a.name, b.name)
-	})
-	sum.name = fmt.Sprintf("all %d", len(rows))
-	const head = "%-24s %8s %8s %9s %9s %9s %9s %6s %6s %6s  %s"
-	out := []string{
-		"luksgate " + now.At.Local().Format("15:04:05"),
-		fmt.Sprintf(head, "EXPORT", "READ/s", "WRITE/s", "READ MB/s", "WRIT MB/s", "P50", "P99", "FLIGHT", "CLIENT", "ERRORS", "ENGINE"),
-	}
-	for _, r := range append([]topRow{sum}, rows...) {
-		out = append(out, fmt.Sprintf("%-24.24s %8.0f %8.0f %9.2f %9.2f %9s %9s %6d %6d %6d  %s", r.name, r.iops[0], r.iops[1],
-			r.rate[0]/1e6, r.rate[1]/1e6, shortTime(r.took.Quantile(0.5)), shortTime(r.took.Quantile(0.99)), r.inFlight, r.clients, r.errors, r.engine))
-	}
-	return out
-}
-
-func rowOf(old, now metrics.Snapshot, seconds float64) topRow {
-	r := topRow{name: now.Export, engine: now.Engine, inFlight: now.InFlight, clients: now.Connections}
-	for name, o := range now.Ops {
-		was := old.Ops[name]
-		r.errors += o.Errors - min(was.Errors, o.Errors)
-		i := 0
-		switch name {
-		case "read":
-		case "write":
-			i = 1
-		default:
-			continue
-		}
-		took := o.Took.Since(was.Took)
-		r.took = r.took.Plus(took)
-		r.iops[i] = float64(took.Count()) / seconds
-		r.rate[i] = float64(o.Bytes-min(was.Bytes, o.Bytes)) / seconds
-	}
-	return r
-}
-
-// shortTime is a duration of at most seven characters.
-func shortTime(d time.Duration) string {
+// coloured is a line of the table: the second one is its head, and what failed is red.
+func (v *topView) coloured(i int, line string) string {
 	switch {
-	case d == 0:
-		return "-"
-	case d < time.Millisecond:
-		return fmt.Sprintf("%d µs", d.Microseconds())
-	case d < time.Second:
-		return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
-	default:
-		return fmt.Sprintf("%.1f s", d.Seconds())
+	case !v.colours:
+		return line
+	case i == 1:
+		return reversed + line + plainText
+	case strings.Contains(line, failedMark):
+		return red + line + plainText
 	}
+	return line
+}
+
+// quiet has the terminal pass keys on at once and show none of them. It returns the way back.
+func (v *topView) quiet() (restore func()) {
+	in, ok := isTerminal(v.in)
+	if !ok {
+		return func() {}
+	}
+	was, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS)
+	if err != nil {
+		return func() {}
+	}
+	now := *was
+	now.Lflag &^= unix.ICANON | unix.ECHO // ISIG stays: Ctrl-C is a signal
+	now.Cc[unix.VMIN], now.Cc[unix.VTIME] = 1, 0
+	_ = unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, &now)
+	return func() { _ = unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, was) }
+}
+
+// keys are those that are pressed. The goroutine ends with the process, since a read at a terminal cannot be taken back.
+func (v *topView) keys() <-chan byte {
+	if _, ok := isTerminal(v.in); v.tty == nil || !ok {
+		return nil
+	}
+	keys := make(chan byte)
+	go func() {
+		defer close(keys)
+		b := make([]byte, 1)
+		for {
+			if n, err := v.in.Read(b); err != nil || n == 0 {
+				return
+			}
+			keys <- b[0]
+		}
+	}()
+	return keys
 }

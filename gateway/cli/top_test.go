@@ -3,9 +3,14 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/luksgate/luksgate/gateway/daemon/api"
 	"github.com/luksgate/luksgate/gateway/metrics"
@@ -28,11 +33,11 @@ func TestTopTable(t *testing.T) {
 		{Export: "busy", Engine: "native", InFlight: 3, Connections: 2, Ops: map[string]metrics.Op{
 			"read": op(300, 8_000_000), "write": {Requests: 2, Errors: 1, Took: op(2, 0).Took}, "flush": op(9, 0)}},
 	}}
-	lines := topTable(before, now)
+	lines := topTable(before, now, 0, 0)
 	if len(lines) != 5 || !strings.HasPrefix(lines[3], "busy") || !strings.HasPrefix(lines[4], "quiet") {
 		t.Fatalf("order:\n%s", strings.Join(lines, "\n"))
 	}
-	if got := strings.Fields(lines[3]); strings.Join(got, " ") != "busy 100 1 4.00 0.00 12 µs 12 µs 3 2 1 native" {
+	if got := strings.Fields(lines[3]); strings.Join(got, " ") != "busy 100 1.0 4.00 0.00 12 µs 12 µs 3 2 !1 native" {
 		t.Errorf("got %q", got)
 	}
 	if got := strings.Fields(lines[4]); got[1] != "0" || got[5] != "-" {
@@ -40,9 +45,63 @@ func TestTopTable(t *testing.T) {
 	}
 	// After an upgrade the counters begin at 0 again.
 	now.Since = at.Add(time.Second)
-	if got := strings.Fields(topTable(before, now)[3]); got[1] != "150" {
+	if got := strings.Fields(topTable(before, now, 0, 0)[3]); got[1] != "150" {
 		t.Errorf("after an upgrade: %q", got)
 	}
+}
+
+// TestTopFits has tables for terminals of many sizes: no line is wider, no table higher, and what does not fit is told.
+func TestTopFits(t *testing.T) {
+	now := api.Stats{At: time.Unix(1000, 0)}
+	for i := range 40 {
+		now.Exports = append(now.Exports, metrics.Snapshot{
+			Export: fmt.Sprintf("an-export-with-a-rather-long-name-%02d", i), Engine: "native",
+			Ops: map[string]metrics.Op{"read": {Requests: uint64(i) * 1e6, Errors: uint64(i % 2)}},
+		})
+	}
+	for width := 34; width < 200; width++ {
+		for _, height := range []int{4, 10, 24, 50} {
+			lines := topTable(api.Stats{}, now, width, height)
+			if len(lines) != min(height, 43) {
+				t.Fatalf("%d lines at a height of %d", len(lines), height)
+			}
+			for _, line := range lines {
+				if utf8.RuneCountInString(line) > width {
+					t.Fatalf("%d characters at a width of %d: %q", utf8.RuneCountInString(line), width, line)
+				}
+			}
+			if last := lines[len(lines)-1]; strings.HasSuffix(last, "more below") != (height < 43) {
+				t.Fatalf("the last line at a height of %d: %q", height, last)
+			}
+			if width >= 80 && (!strings.Contains(lines[1], "P99") || !strings.Contains(lines[1], "ERRORS")) {
+				t.Fatalf("the head at a width of %d: %q", width, lines[1])
+			}
+		}
+	}
+	if got := shortened("instance-0000-vdb", 9); got != "inst…-vdb" {
+		t.Errorf("shortened: %q", got)
+	}
+}
+
+// TestTopAtTerminal leaves the terminal as it was, after q and after a signal.
+func TestTopAtTerminal(t *testing.T) {
+	d := serveDaemon(t, "exports:\n  - {name: a, image: \"mem:4M\", socket: DIR/a.sock}\n")
+	for _, end := range []func(*typist){
+		func(p *typist) { fmt.Fprint(p.keyboard, "q") },
+		func(p *typist) { _ = syscall.Kill(p.pid, syscall.SIGINT) },
+	} {
+		p := atTerminal(t, "top", "--every", "100ms", "--admin", d.socket("admin.sock"))
+		d.wait("a table", func() bool { return strings.Contains(p.seen(), "1 exports") })
+		p.silent(true)
+		end(p)
+		if seen := p.ends(0); !strings.HasSuffix(seen, screenEnd) {
+			t.Errorf("it leaves the screen with %q", seen[max(0, len(seen)-40):])
+		}
+		if after, err := unix.IoctlGetTermios(int(p.keyboard.Fd()), unix.TCGETS); err != nil || after.Lflag&(unix.ICANON|unix.ECHO) != unix.ICANON|unix.ECHO {
+			t.Errorf("the terminal is not as it was: %v, %v", after, err)
+		}
+	}
+	d.stop()
 }
 
 // TestTop runs it against a daemon.

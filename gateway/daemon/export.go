@@ -246,7 +246,7 @@ func (e *export) open(cfg config.Export, standby bool) (*openImage, error) {
 
 // begin has an image that is open looked after.
 func (e *export) begin(img *openImage) {
-	e.stats.Opened(img.cfg.Engine, img.took, nil)
+	e.stats.Opened(img.export.Engine(), img.took, nil)
 	img.watch.Go(func() { e.watch(img) })
 	e.log.Info("image open", "image", img.cfg.Image, "size", img.export.Device().SizeBytes(), "after", img.took)
 }

@@ -46,10 +46,6 @@ func (p packages) deb(name string) string {
 	return filepath.Join(p.dir, name+"_"+p.version+"_amd64.deb")
 }
 
-func (p packages) sbom(name string) string {
-	return filepath.Join(p.dir, name+"_"+p.version+".cdx.json")
-}
-
 var both = []string{"luksgate", "luksgate-bundle"}
 
 // TestLintian has Debian's checker find nothing that is not explained in an override.

@@ -64,7 +64,7 @@ func (a *async) outcome(result int64) error {
 	var err error
 	switch {
 	case result < 0:
-		err = m.monitor.explain(syscall.Errno(-result))
+		err = m.failed(a.op, syscall.Errno(-result))
 	case a.op != C.LG_READ:
 		m.monitor.afterWrite()
 	case result != a.wantBytes:

@@ -7,6 +7,7 @@ package rbd
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -139,6 +140,9 @@ func TestAsyncErrors(t *testing.T) {
 		if !errors.Is(err, syscall.EROFS) {
 			t.Errorf("write to a read-only image: %v, want EROFS", err)
 		}
+	}
+	if got, want := m.Stats().Failures, (map[Failure]uint64{{"read", syscall.EINVAL}: 1, {"write", syscall.EROFS}: 1}); !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
 	}
 	if five := make([][]byte, 5); m.StartRead(five, 0, &outcome{}) {
 		t.Error("more slices than a request has were begun")

@@ -227,13 +227,18 @@ func (m *Image) do(op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int6
 	}
 	n, err := m.cluster.queue.do(m.handle, op, iov, offsetBytes, lengthBytes)
 	if err != nil {
-		m.failures.add(int(op), err)
-		return n, m.monitor.explain(err)
+		return n, m.failed(op, err)
 	}
 	if op != C.LG_READ {
 		m.monitor.afterWrite()
 	}
 	return n, nil
+}
+
+// failed counts an error of an operation, draws its consequences, and makes it one that a client can be told.
+func (m *Image) failed(op C.int, err error) error {
+	m.failures.add(int(op), err)
+	return m.monitor.explain(err)
 }
 
 // CompareAndWrite implements volume.Swapper. librbd 16 takes no more than 512 bytes.

@@ -226,8 +226,7 @@ func (w *monitor) explain(err error) error {
 }
 
 func (w *monitor) stats() Stats {
-	waiting, _ := w.m.cluster.queue.waiting(SlowAfter)
-	_, oldest := w.m.cluster.queue.waiting(0)
+	waiting, oldest := w.m.cluster.queue.waiting(SlowAfter)
 	return Stats{
 		LockTaken: w.taken.Load(), LockLost: w.lost.Load(), Waiting: waiting, Oldest: oldest, Failures: w.m.failures.all(),
 	}

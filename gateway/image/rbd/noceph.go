@@ -49,9 +49,6 @@ func (*Cluster) Describe(image.Ref) (*Info, error) { panic("BUG: no cluster in t
 // Close does nothing.
 func (*Cluster) Close() {}
 
-// ID is never reached.
-func (*Cluster) ID() (string, error) { panic("BUG: no cluster in this build") }
-
 // Hold is never reached.
 func (*Image) Hold() error { panic("BUG: no image in this build") }
 

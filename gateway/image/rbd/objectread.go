@@ -13,29 +13,18 @@ package rbd
 import "C"
 
 import (
-	"syscall"
 	"time"
 	"unsafe"
 
 	"github.com/ceph/go-ceph/rados"
 )
 
-// readObject reads from an object of io. iov has at most LG_MAX_IOV slices. Its error is an
-// errno.
+// readObject reads from an object of io. iov has at most LG_MAX_IOV slices. Its error is an errno.
 func (q *queue) readObject(io *rados.IOContext, name []byte, iov [][]byte, offsetBytes int64) error {
 	name = append(name, 0)
 	s := q.take()
 	s.fill(iov)
 	s.since.Store(int64(time.Since(epoch)))
-	r := C.lg_object_read(C.rados_ioctx_t(io.Pointer()), (*C.char)(unsafe.Pointer(&name[0])), s.c, C.uint64_t(offsetBytes))
-	result := int64(r)
-	if r == 0 {
-		<-s.wake
-		result = s.result
-	}
-	q.put(s)
-	if result < 0 {
-		return syscall.Errno(-result)
-	}
-	return nil
+	_, err := q.await(s, C.lg_object_read(C.rados_ioctx_t(io.Pointer()), (*C.char)(unsafe.Pointer(&name[0])), s.c, C.uint64_t(offsetBytes)))
+	return err
 }

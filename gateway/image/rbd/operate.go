@@ -90,7 +90,7 @@ func (m *Image) OwnsData() (bool, error) {
 }
 
 // ClusterID is the fsid of the image's cluster.
-func (m *Image) ClusterID() (string, error) { return m.cluster.ID() }
+func (m *Image) ClusterID() (string, error) { return m.cluster.FSID() }
 
 // operate runs an operation on a thread of its own, which librbd blocks, and tells its progress meanwhile.
 func (m *Image) operate(ctx context.Context, op C.int, sizeBytes int64, progress Progress) error {
@@ -137,13 +137,4 @@ func (m *Image) ended(ctx context.Context, no syscall.Errno) error {
 	default:
 		return m.monitor.explain(no)
 	}
-}
-
-// ID is the fsid of the cluster.
-func (c *Cluster) ID() (string, error) {
-	id, err := c.conn.GetFSID()
-	if err != nil {
-		return "", fmt.Errorf("ceph: asking for the cluster's id: %w", err)
-	}
-	return id, nil
 }

@@ -137,8 +137,8 @@ func (s *slot) submit(image C.rbd_image_t, op C.int, offsetBytes, lengthBytes in
 	return C.lg_submit(image, s.c, op, C.uint64_t(offsetBytes), C.uint64_t(lengthBytes))
 }
 
-// collect ends what nobody waits for and wakes the owners of everything else that is done, until close. The poller's registration of the eventfd is edge-triggered, so
-// that nothing needs to be read from it.
+// collect ends what nobody waits for and wakes the owners of everything else that is done, until close. The poller's
+// registration of the eventfd is edge-triggered, so that nothing needs to be read from it.
 func (q *queue) collect() {
 	defer close(q.done)
 	raw, err := q.event.SyscallConn()
@@ -174,9 +174,13 @@ func (q *queue) collect() {
 func (q *queue) do(image C.rbd_image_t, op C.int, iov [][]byte, offsetBytes, lengthBytes int64) (int64, error) {
 	s := q.take()
 	s.fill(iov)
-	r := s.submit(image, op, offsetBytes, lengthBytes)
-	result := int64(r)
-	if r == 0 {
+	return q.await(s, s.submit(image, op, offsetBytes, lengthBytes))
+}
+
+// await waits for an operation, of which started is not 0 where it was not started, and frees its slot.
+func (q *queue) await(s *slot, started C.int) (int64, error) {
+	result := int64(started)
+	if started == 0 {
 		<-s.wake
 		result = s.result
 	}
@@ -190,13 +194,17 @@ func (q *queue) do(image C.rbd_image_t, op C.int, iov [][]byte, offsetBytes, len
 // epoch is the zero of slot.since.
 var epoch = time.Now()
 
-// waiting counts the requests that have been in flight longer than limit, and tells how long the oldest has.
+// waiting counts the requests that have been in flight longer than limit, and tells how long the oldest of all has.
 func (q *queue) waiting(limit time.Duration) (n int, oldest time.Duration) {
 	now := time.Since(epoch)
 	for i := range q.slots {
-		if since := time.Duration(q.slots[i].since.Load()); since != 0 && now-since > limit {
+		since := time.Duration(q.slots[i].since.Load())
+		if since == 0 {
+			continue
+		}
+		oldest = max(oldest, now-since)
+		if now-since > limit {
 			n++
-			oldest = max(oldest, now-since)
 		}
 	}
 	return n, oldest

@@ -60,9 +60,13 @@ func (d *volumeDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {
 }
 
 func (d *volumeDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdserver.ZeroFlags) error {
-	return d.Volume.WriteZeroes(offsetBytes, lengthBytes, volume.ZeroOptions{
+	return d.Volume.WriteZeroes(offsetBytes, lengthBytes, zeroOptions(flags))
+}
+
+func zeroOptions(flags nbdserver.ZeroFlags) volume.ZeroOptions {
+	return volume.ZeroOptions{
 		FUA: flags&nbdserver.ZeroFUA != 0, NoHole: flags&nbdserver.ZeroNoHole != 0, Fast: flags&nbdserver.ZeroFast != 0,
-	})
+	}
 }
 
 func (d *volumeDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
@@ -72,6 +76,7 @@ func (d *volumeDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []n
 // plainDevice serves a store's bytes as they are: plaintext, or what another engine decrypted.
 type plainDevice struct {
 	volume.Store
+	async volume.AsyncStore // Store, if it is one
 	props nbdserver.Properties
 	// foreign: another engine encrypts, and writes zeros as data.
 	foreign bool
@@ -79,7 +84,21 @@ type plainDevice struct {
 }
 
 func newPlainDevice(s volume.Store, readOnly, immediate bool) *plainDevice {
-	return &plainDevice{Store: s, props: properties(readOnly, immediate), iovs: sync.Pool{New: func() any { return new([1][]byte) }}}
+	d := &plainDevice{Store: s, props: properties(readOnly, immediate), iovs: sync.Pool{New: func() any { return new([1][]byte) }}}
+	d.async, _ = s.(volume.AsyncStore)
+	return d
+}
+
+// lend makes a list of p, for the time of a call.
+func (d *plainDevice) lend(p []byte) *[1][]byte {
+	iov := d.iovs.Get().(*[1][]byte)
+	iov[0] = p
+	return iov
+}
+
+func (d *plainDevice) giveBack(iov *[1][]byte) {
+	iov[0] = nil
+	d.iovs.Put(iov)
 }
 
 func (d *plainDevice) Properties() nbdserver.Properties { return d.props }
@@ -87,49 +106,35 @@ func (d *plainDevice) Cache(int64, int64) error         { return nil }
 func (d *plainDevice) Close() error                     { return nil }
 
 func (d *plainDevice) ReadAt(p []byte, offsetBytes int64) error {
-	iov := d.iovs.Get().(*[1][]byte)
-	iov[0] = p
-	err := d.Store.ReadAt(iov[:], offsetBytes)
-	iov[0] = nil
-	d.iovs.Put(iov)
-	return err
+	iov := d.lend(p)
+	defer d.giveBack(iov)
+	return d.Store.ReadAt(iov[:], offsetBytes)
 }
 
 func (d *plainDevice) WriteAt(p []byte, offsetBytes int64, fua bool) error {
-	iov := d.iovs.Get().(*[1][]byte)
-	iov[0] = p
-	err := d.Store.WriteAt(iov[:], offsetBytes, fua)
-	iov[0] = nil
-	d.iovs.Put(iov)
-	return err
+	iov := d.lend(p)
+	defer d.giveBack(iov)
+	return d.Store.WriteAt(iov[:], offsetBytes, fua)
 }
 
 // StartRead implements nbdserver.AsyncDevice where the store can.
 func (d *plainDevice) StartRead(p []byte, offsetBytes int64, done nbdserver.Completion) bool {
-	a, ok := d.Store.(volume.AsyncStore)
-	if !ok {
+	if d.async == nil {
 		return false
 	}
-	iov := d.iovs.Get().(*[1][]byte)
-	iov[0] = p
-	ok = a.StartRead(iov[:], offsetBytes, done)
-	iov[0] = nil
-	d.iovs.Put(iov)
-	return ok
+	iov := d.lend(p)
+	defer d.giveBack(iov)
+	return d.async.StartRead(iov[:], offsetBytes, done)
 }
 
 // StartWrite implements nbdserver.AsyncDevice where the store can.
 func (d *plainDevice) StartWrite(p []byte, offsetBytes int64, done nbdserver.Completion) bool {
-	a, ok := d.Store.(volume.AsyncStore)
-	if !ok {
+	if d.async == nil {
 		return false
 	}
-	iov := d.iovs.Get().(*[1][]byte)
-	iov[0] = p
-	ok = a.StartWrite(iov[:], offsetBytes, done)
-	iov[0] = nil
-	d.iovs.Put(iov)
-	return ok
+	iov := d.lend(p)
+	defer d.giveBack(iov)
+	return d.async.StartWrite(iov[:], offsetBytes, done)
 }
 
 func (d *plainDevice) Trim(offsetBytes, lengthBytes int64, fua bool) error {

@@ -137,9 +137,7 @@ func (d *layeredDevice) WriteZeroes(offsetBytes, lengthBytes int64, flags nbdser
 	if err := d.top.Check(offsetBytes, lengthBytes); err != nil {
 		return err
 	}
-	return d.stack.WriteZeroes(offsetBytes, lengthBytes, layered.ZeroOptions{
-		FUA: flags&nbdserver.ZeroFUA != 0, NoHole: flags&nbdserver.ZeroNoHole != 0, Fast: flags&nbdserver.ZeroFast != 0,
-	})
+	return d.stack.WriteZeroes(offsetBytes, lengthBytes, layered.ZeroOptions(zeroOptions(flags)))
 }
 
 // Extents implements nbdserver.Device, to whole objects.

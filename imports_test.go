@@ -41,7 +41,7 @@ var importRules = []struct {
 	{"gateway/config", []string{"gateway/access", "gateway/image", "go.yaml.in/yaml"}},
 	{"gateway/metrics", []string{"nbdserver", "github.com/prometheus/client_golang"}},
 	{"gateway/daemon", []string{"gateway", "crypt", "nbdserver", "golang.org/x/sys", "go.yaml.in/yaml", "github.com/prometheus/client_golang"}},
-	{"gateway/blockdev", []string{"nbdserver/wire", "github.com/pojntfx/go-nbd", "golang.org/x/sys"}},
+	{"gateway/blockdev", []string{"nbdserver/client", "nbdserver/wire", "github.com/pojntfx/go-nbd", "golang.org/x/sys"}},
 	{"gateway/doctor", []string{"attach", "crypt/xts", "gateway/image", "golang.org/x/sys"}},
 	{"gateway/cli", []string{"gateway", "attach", "crypt", "nbdserver", "bench", "github.com/spf13", "github.com/schollz/progressbar", "golang.org/x/term", "golang.org/x/sys"}},
 	{"gateway", []string{"gateway/image", "gateway/key", "gateway/layered", "crypt", "nbdserver", "golang.org/x/sys"}},

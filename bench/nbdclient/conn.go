@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/luksgate/luksgate/nbdserver/client"
 	"github.com/luksgate/luksgate/nbdserver/wire"
 )
 
@@ -178,7 +179,7 @@ func (c *Conn) reply() error {
 	}
 	cookie := binary.BigEndian.Uint64(head[8:])
 	if binary.BigEndian.Uint32(head[:]) != wire.MagicSimpleReply || cookie >= uint64(len(c.ops)) || !c.ops[cookie].busy.Load() {
-		return fmt.Errorf("%w: reply %x to nothing that was asked for", ErrProtocol, head)
+		return fmt.Errorf("%w: reply %x to nothing that was asked for", client.ErrProtocol, head)
 	}
 	op := c.ops[cookie]
 	var failed error

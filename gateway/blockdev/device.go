@@ -18,10 +18,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pojntfx/go-nbd/pkg/client"
+	kernel "github.com/pojntfx/go-nbd/pkg/client"
 	"github.com/pojntfx/go-nbd/pkg/ioctl"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksgate/luksgate/nbdserver/client"
 	"github.com/luksgate/luksgate/nbdserver/wire"
 )
 
@@ -52,7 +53,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	block, err := info.blockBytes(opts.BlockBytes)
+	block, err := blockBytes(info, opts.BlockBytes)
 	if err != nil {
 		return err
 	}
@@ -64,9 +65,9 @@ func Run(ctx context.Context, opts Options) error {
 	for {
 		select {
 		case <-ready.C:
-			if size(device) == info.sizeBytes && Holder(opts.Device) != 0 {
+			if size(device) == info.SizeBytes && Holder(opts.Device) != 0 {
 				ready.Stop()
-				opts.Ready(Attached{SizeBytes: info.sizeBytes, Connections: len(conns), ReadOnly: info.flags&wire.ExportReadOnly != 0})
+				opts.Ready(Attached{SizeBytes: info.SizeBytes, Connections: len(conns), ReadOnly: info.Flags&wire.ExportReadOnly != 0})
 			}
 		case err := <-done:
 			return ending(ctx, opts.Device, err)
@@ -132,18 +133,18 @@ func InUse(path string) error {
 
 // connect makes the connections: as many as there may be, or one if the export says that its connections do not know of
 // each other's writes. What it returns is the caller's to close, with an error too.
-func connect(ctx context.Context, opts Options) ([]net.Conn, export, error) {
+func connect(ctx context.Context, opts Options) ([]net.Conn, client.Export, error) {
 	var conns []net.Conn
-	var info export
-	for len(conns) == 0 || len(conns) < opts.Connections && info.flags&wire.ExportMultiConn != 0 {
+	var info client.Export
+	for len(conns) == 0 || len(conns) < opts.Connections && info.Flags&wire.ExportMultiConn != 0 {
 		conn, err := opts.Dial(ctx)
 		if err != nil {
 			return conns, info, err
 		}
 		conns = append(conns, conn)
-		e, err := negotiate(conn, opts.Export)
+		e, err := client.Negotiate(conn, opts.Export)
 		if err != nil {
-			return conns, info, err
+			return conns, info, fmt.Errorf("blockdev: export %q: %w", opts.Export, err)
 		}
 		if len(conns) > 1 && e != info {
 			return conns, info, fmt.Errorf("blockdev: export %q: it has changed between two connections", opts.Export)
@@ -153,8 +154,24 @@ func connect(ctx context.Context, opts Options) ([]net.Conn, export, error) {
 	return conns, info, nil
 }
 
+// blockBytes is the block size for the device: what was asked for, if the export allows it and is a multiple of it.
+func blockBytes(e client.Export, asked int) (int, error) {
+	if asked == 0 {
+		asked = MinBlockBytes
+	}
+	switch {
+	case asked < MinBlockBytes || asked > MaxBlockBytes || asked&(asked-1) != 0:
+		return 0, fmt.Errorf("blockdev: block size %d: expected a power of two from %d to %d", asked, MinBlockBytes, MaxBlockBytes)
+	case int64(asked) < int64(e.MinBlockBytes):
+		return 0, fmt.Errorf("blockdev: block size %d: the export takes no request below %d bytes", asked, e.MinBlockBytes)
+	case e.SizeBytes%int64(asked) != 0:
+		return 0, fmt.Errorf("blockdev: block size %d: the export has %d bytes, which is no multiple of it", asked, e.SizeBytes)
+	}
+	return asked, nil
+}
+
 // attach gives the kernel everything and waits until the device is gone.
-func attach(device *os.File, conns []net.Conn, info export, blockBytes int) error {
+func attach(device *os.File, conns []net.Conn, info client.Export, blockBytes int) error {
 	// The driver takes all sockets from one thread only (drivers/block/nbd.c, nbd_add_socket).
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -163,9 +180,9 @@ func attach(device *os.File, conns []net.Conn, info export, blockBytes int) erro
 		request, argument uintptr
 	}{
 		// The flags first: with the size the kernel decides what the device can do.
-		{"flags", setFlags, uintptr(info.flags)},
+		{"flags", setFlags, uintptr(info.Flags)},
 		{"block size", ioctl.NEGOTIATION_IOCTL_SET_BLOCKSIZE, uintptr(blockBytes)},
-		{"size", ioctl.NEGOTIATION_IOCTL_SET_SIZE_BLOCKS, uintptr(info.sizeBytes / int64(blockBytes))},
+		{"size", ioctl.NEGOTIATION_IOCTL_SET_SIZE_BLOCKS, uintptr(info.SizeBytes / int64(blockBytes))},
 		{"timeout", ioctl.NEGOTIATION_IOCTL_SET_TIMEOUT, 0},
 	} {
 		if err := ioctlOf(device, set.request, set.argument); err != nil {
@@ -231,7 +248,7 @@ func letGo(device *os.File, opts Options) {
 		}
 	}
 	_ = device.Sync() // what was written through the page cache
-	_ = client.Disconnect(device)
+	_ = kernel.Disconnect(device)
 }
 
 // ending says why the device is gone.

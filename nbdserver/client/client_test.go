@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package blockdev
+package client
 
 import (
 	"bytes"
@@ -28,8 +28,8 @@ func TestNegotiate(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); server.ServeConn(ctx, there) }()
-		e, err := negotiate(here, name)
-		if want == "" && (err != nil || e.sizeBytes != 1<<20 || e.flags&wire.ExportFlush == 0 || e.flags&wire.ExportTrim == 0) {
+		e, err := Negotiate(here, name)
+		if want == "" && (err != nil || e.SizeBytes != 1<<20 || e.Flags&wire.ExportFlush == 0 || e.Flags&wire.ExportTrim == 0) {
 			t.Errorf("%s: %+v, %v", name, e, err)
 		}
 		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
@@ -85,31 +85,8 @@ func TestReplies(t *testing.T) {
 	}
 	here, there := net.Pipe()
 	go func() { _, _ = there.Write(make([]byte, 18)); _, _ = io.Copy(io.Discard, there) }()
-	if _, err := negotiate(here, "x"); err == nil || !strings.Contains(err.Error(), "newstyle") {
+	if _, err := Negotiate(here, "x"); err == nil || !strings.Contains(err.Error(), "newstyle") {
 		t.Errorf("no magic: %v", err)
-	}
-}
-
-func TestBlockBytes(t *testing.T) {
-	for _, test := range []struct {
-		e     export
-		asked int
-		want  int
-		text  string
-	}{
-		{export{sizeBytes: 1 << 20}, 0, 512, ""},
-		{export{sizeBytes: 1 << 20}, 4096, 4096, ""},
-		{export{sizeBytes: 1<<20 + 512}, 4096, 0, "no multiple"},
-		{export{sizeBytes: 1000}, 0, 0, "no multiple"},
-		{export{sizeBytes: 1 << 20, minBlockBytes: 4096}, 0, 0, "no request below 4096"},
-		{export{sizeBytes: 1 << 20}, 1024 + 512, 0, "power of two"},
-		{export{sizeBytes: 1 << 20}, 8192, 0, "512 to 4096"},
-		{export{sizeBytes: 1 << 20}, -512, 0, "512 to 4096"},
-	} {
-		got, err := test.e.blockBytes(test.asked)
-		if got != test.want || (test.text == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), test.text) {
-			t.Errorf("%+v, %d: %d, %v", test.e, test.asked, got, err)
-		}
 	}
 }
 
@@ -118,7 +95,7 @@ func FuzzReplies(f *testing.F) {
 	f.Add(append(reply(wire.RepInfo, wire.AppendInfoExport(nil, 1<<20, 5)), reply(wire.RepAck, nil)...))
 	f.Add(reply(wire.RepInfo, wire.AppendInfoBlockSize(nil, 1, 4096, 1<<25)))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		if e, err := readReplies(bytes.NewReader(in)); err == nil && e.sizeBytes < 0 {
+		if e, err := readReplies(bytes.NewReader(in)); err == nil && e.SizeBytes < 0 {
 			t.Errorf("%+v", e)
 		}
 	})

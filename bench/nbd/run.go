@@ -3,14 +3,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/luksgate/luksgate/bench/fio"
+	"github.com/luksgate/luksgate/bench/proc"
 )
 
 // sample is the outcome of one fio run.
@@ -63,7 +65,7 @@ func bench(ctx context.Context, rounds, seconds int, only, servers string) (int,
 
 // fio runs one workload against one server.
 func (c *contestant) fio(ctx context.Context, w workload, seconds int) (sample, error) {
-	before, err := c.cpuSeconds()
+	before, err := proc.CPU(c.cmd.Process.Pid)
 	if err != nil {
 		return sample{}, err
 	}
@@ -74,43 +76,27 @@ func (c *contestant) fio(ctx context.Context, w workload, seconds int) (sample, 
 	if err != nil {
 		return sample{}, fmt.Errorf("fio: %w\n%s", err, out)
 	}
-	after, err := c.cpuSeconds()
+	after, err := proc.CPU(c.cmd.Process.Pid)
 	if err != nil {
 		return sample{}, err
 	}
 	return parse(out, w, after-before)
 }
 
-// direction is what fio reports for reads or writes.
-type direction struct {
-	IOPS    float64 `json:"iops"`
-	Total   float64 `json:"total_ios"`
-	Latency struct {
-		Percentile map[string]float64 `json:"percentile"`
-	} `json:"lat_ns"`
-}
-
-// parse takes the numbers out of fio's output, which may begin with warnings.
-func parse(out []byte, w workload, cpuSeconds float64) (sample, error) {
-	var doc struct {
-		Jobs []struct {
-			Error int       `json:"error"`
-			Read  direction `json:"read"`
-			Write direction `json:"write"`
-		} `json:"jobs"`
+// parse takes the numbers out of fio's output.
+func parse(out []byte, w workload, cpu time.Duration) (sample, error) {
+	job, err := fio.Parse(out)
+	if err != nil {
+		return sample{}, err
 	}
-	start := max(bytes.IndexByte(out, '{'), 0)
-	if err := json.Unmarshal(out[start:], &doc); err != nil || len(doc.Jobs) != 1 {
-		return sample{}, fmt.Errorf("fio: unexpected output (%w)\n%s", err, out)
-	}
-	d := doc.Jobs[0].Read
+	d := job.Read
 	if strings.Contains(w.rw, "write") {
-		d = doc.Jobs[0].Write
+		d = job.Write
 	}
-	if doc.Jobs[0].Error != 0 || d.Total == 0 {
-		return sample{}, fmt.Errorf("fio: error %d after %.0f requests", doc.Jobs[0].Error, d.Total)
+	if d.Total == 0 {
+		return sample{}, fmt.Errorf("fio: it made no requests\n%s", out)
 	}
-	return sample{d.IOPS, d.Latency.Percentile["50.000000"] / 1000, cpuSeconds / d.Total * 1e6}, nil
+	return sample{d.IOPS, d.Micros("50.000000"), cpu.Seconds() / d.Total * 1e6}, nil
 }
 
 // report prints a workload's table and returns how many goals it missed.

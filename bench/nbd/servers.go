@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -151,23 +150,3 @@ func (c *contestant) ready(ctx context.Context, pattern string) error {
 	}
 	return nil
 }
-
-// cpuSeconds is the processor time the server has used.
-func (c *contestant) cpuSeconds() (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	// The second field may contain spaces; it ends at the last parenthesis. utime and stime are fields 14 and 15.
-	i := bytes.LastIndexByte(b, ')')
-	fields := strings.Fields(string(b[i+1:]))
-	if i < 0 || len(fields) < 13 {
-		return 0, errors.New("unexpected /proc/PID/stat")
-	}
-	user, err1 := strconv.ParseFloat(fields[11], 64)
-	system, err2 := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / clockTicks, errors.Join(err1, err2)
-}
-
-// clockTicks a second: USER_HZ, which Linux never changed.
-const clockTicks = 100

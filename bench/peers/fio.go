@@ -5,7 +5,7 @@ package peers
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,24 +16,25 @@ import (
 	"time"
 
 	"github.com/luksgate/luksgate/bench/engine"
+	"github.com/luksgate/luksgate/bench/fio"
 	"github.com/luksgate/luksgate/bench/lab"
 	"github.com/luksgate/luksgate/bench/result"
 	"github.com/luksgate/luksgate/bench/scratch"
 	"github.com/luksgate/luksgate/bench/workload"
 )
 
-// fio is fio's rbd engine, which does requests on the raw image in its own process. It opens the image anew each time;
+// fioRBD is fio's rbd engine, which does requests on the raw image in its own process. It opens the image anew each time;
 // that is no part of what it measures, but of its processor time.
-type fio struct{}
+type fioRBD struct{}
 
 // writeRamp is how long fio warms up at least where it writes: the exclusive lock comes from whoever wrote before.
 const writeRamp = 1200 * time.Millisecond
 
 // Name implements lab.Peer.
-func (fio) Name() string { return "fio-rbd" }
+func (fioRBD) Name() string { return "fio-rbd" }
 
 // Start implements lab.Peer.
-func (f fio) Start(ctx context.Context, setup *lab.Setup) (engine.Contestant, error) {
+func (f fioRBD) Start(ctx context.Context, setup *lab.Setup) (engine.Contestant, error) {
 	out, err := exec.CommandContext(ctx, "fio", "--enghelp").Output()
 	if err != nil || !strings.Contains(string(out), "rbd") {
 		return nil, fmt.Errorf("%w: there is no fio with an rbd engine here", lab.ErrAbsent)
@@ -118,46 +119,26 @@ func (f *fioJobs) Run(ctx context.Context, w workload.Workload, seed uint64, win
 	return parseFio(out, win.Seconds(), cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 }
 
-// fioSide is what fio reports of reads, or of writes.
-type fioSide struct {
-	IOPS    float64 `json:"iops"`
-	Total   float64 `json:"total_ios"`
-	Latency struct {
-		Mean       float64            `json:"mean"`
-		Max        float64            `json:"max"`
-		Percentile map[string]float64 `json:"percentile"`
-	} `json:"lat_ns"`
-}
-
 // parseFio takes the numbers out of fio's output. Percentiles of a mixed workload are those of its reads, of which there
 // are more.
 func parseFio(out []byte, seconds float64, cpu time.Duration) (result.Round, error) {
-	var doc struct {
-		Jobs []struct {
-			Error int     `json:"error"`
-			Read  fioSide `json:"read"`
-			Write fioSide `json:"write"`
-		} `json:"jobs"`
+	job, err := fio.Parse(out)
+	if err != nil {
+		return result.Round{}, err
 	}
-	start := max(bytes.IndexByte(out, '{'), 0) // warnings may come first
-	if err := json.Unmarshal(out[start:], &doc); err != nil {
-		return result.Round{}, fmt.Errorf("fio: its output is no JSON: %w", err)
-	}
-	if len(doc.Jobs) != 1 || doc.Jobs[0].Error != 0 || doc.Jobs[0].Read.Total+doc.Jobs[0].Write.Total == 0 {
-		return result.Round{}, fmt.Errorf("fio: %d groups of jobs, expected 1 without an error and with requests", len(doc.Jobs))
-	}
-	j := doc.Jobs[0]
-	side := j.Read
+	side := job.Read
 	if side.Total == 0 {
-		side = j.Write
+		side = job.Write
 	}
-	at := func(percentile string) float64 { return side.Latency.Percentile[percentile] / 1e3 }
-	requests := j.Read.Total + j.Write.Total
+	requests := job.Read.Total + job.Write.Total
+	if requests == 0 {
+		return result.Round{}, errors.New("fio: it made no requests")
+	}
 	return result.Round{
-		Requests: uint64(requests), Seconds: seconds, IOPS: j.Read.IOPS + j.Write.IOPS,
+		Requests: uint64(requests), Seconds: seconds, IOPS: job.Read.IOPS + job.Write.IOPS,
 		Latency: result.Latency{
-			Mean: side.Latency.Mean / 1e3, P50: at("50.000000"), P90: at("90.000000"), P99: at("99.000000"), P999: at("99.900000"),
-			Max: side.Latency.Max / 1e3,
+			Mean: side.Latency.Mean / 1e3, P50: side.Micros("50.000000"), P90: side.Micros("90.000000"),
+			P99: side.Micros("99.000000"), P999: side.Micros("99.900000"), Max: side.Latency.Max / 1e3,
 		},
 		CPU: []result.CPU{{Process: "all in one process", Micros: float64(cpu) / 1e3 / requests}},
 	}, nil

@@ -124,7 +124,7 @@ func For(scheme image.Scheme) []lab.Peer {
 		}
 	}
 	if scheme == image.RBD {
-		all = append(all, fio{})
+		all = append(all, fioRBD{})
 	}
 	return all
 }

@@ -3,12 +3,13 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/luksgate/luksgate/bench/fio"
 )
 
 // run has fio's nbd engine send the requests.
@@ -17,7 +18,7 @@ func (s *server) run(w workload, d time.Duration) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	x, requests, err := fio(w, d, "--ioengine=nbd", "--uri="+s.uri())
+	x, requests, err := runFio(w, d, "--ioengine=nbd", "--uri="+s.uri())
 	if err != nil {
 		return sample{}, err
 	}
@@ -28,7 +29,7 @@ func (s *server) run(w workload, d time.Duration) (sample, error) {
 
 // fioRBD has fio's rbd engine do the requests in its own process. The bytes are plain: this fio knows no encryption.
 func (l *lab) fioRBD(image string, w workload, d time.Duration) (sample, error) {
-	x, _, err := fio(w, d, "--ioengine=rbd", "--clientname=admin", "--pool="+l.pool, "--rbdname="+image)
+	x, _, err := runFio(w, d, "--ioengine=rbd", "--clientname=admin", "--pool="+l.pool, "--rbdname="+image)
 	x.loopMicros, x.clientMicros = x.clientMicros, 0
 	return x, err
 }
@@ -64,8 +65,8 @@ func inProcess(argv ...string) (sample, error) {
 	return sample{iops: r.IOPS, p50Micros: r.P50Micros, loopMicros: r.CPUMicros}, nil
 }
 
-// fio runs one job and returns how many requests it made.
-func fio(w workload, d time.Duration, engine ...string) (sample, float64, error) {
+// runFio runs one job and returns how many requests it made.
+func runFio(w workload, d time.Duration, engine ...string) (sample, float64, error) {
 	argv := append([]string{"fio", "--name=x", "--rw=" + w.rw(), fmt.Sprintf("--bs=%d", w.blockBytes),
 		fmt.Sprintf("--iodepth=%d", w.depth), fmt.Sprintf("--size=%d", dataBytes), "--time_based", "--randrepeat=0",
 		fmt.Sprintf("--runtime=%dms", d.Milliseconds()), "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json"},
@@ -79,34 +80,16 @@ func fio(w workload, d time.Duration, engine ...string) (sample, float64, error)
 
 // parse takes the numbers out of fio's output, and returns how many requests there were.
 func parse(out []byte, w workload, cpu time.Duration) (sample, float64, error) {
-	var doc struct {
-		Jobs []struct {
-			Error int       `json:"error"`
-			Read  direction `json:"read"`
-			Write direction `json:"write"`
-		} `json:"jobs"`
+	job, err := fio.Parse(out)
+	if err != nil {
+		return sample{}, 0, err
 	}
-	start := max(bytes.IndexByte(out, '{'), 0) // warnings may come first
-	if err := json.Unmarshal(out[start:], &doc); err != nil || len(doc.Jobs) != 1 {
-		return sample{}, 0, fmt.Errorf("fio: unexpected output (%w)\n%s", err, out)
-	}
-	r := doc.Jobs[0].Read
+	r := job.Read
 	if w.write {
-		r = doc.Jobs[0].Write
+		r = job.Write
 	}
-	if doc.Jobs[0].Error != 0 || r.Total == 0 {
-		return sample{}, 0, fmt.Errorf("fio: error %d after %.0f requests", doc.Jobs[0].Error, r.Total)
+	if r.Total == 0 {
+		return sample{}, 0, fmt.Errorf("fio: it made no requests\n%s", out)
 	}
-	return sample{
-		iops: r.IOPS, p50Micros: r.Latency.Percentile["50.000000"] / 1000, clientMicros: cpu.Seconds() * 1e6 / r.Total,
-	}, r.Total, nil
-}
-
-// direction is what fio reports for reads or writes.
-type direction struct {
-	IOPS    float64 `json:"iops"`
-	Total   float64 `json:"total_ios"`
-	Latency struct {
-		Percentile map[string]float64 `json:"percentile"`
-	} `json:"lat_ns"`
+	return sample{iops: r.IOPS, p50Micros: r.Micros("50.000000"), clientMicros: cpu.Seconds() * 1e6 / r.Total}, r.Total, nil
 }

@@ -12,14 +12,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/luksgate/luksgate/bench/proc"
 )
 
 const (
 	// startTimeout is how long a server may take to open its image, and stopTimeout to end.
 	startTimeout = 60 * time.Second
 	stopTimeout  = 10 * time.Second
-	// clockTicks a second: USER_HZ, which Linux never changed.
-	clockTicks = 100
 )
 
 // server is a process that serves an export named x on a unix socket.
@@ -85,7 +85,7 @@ func (s *server) survivesClient() bool {
 func (s *server) uri() string { return "nbd+unix:///x?socket=" + s.socket }
 
 // cpu is the processor time that the server has used.
-func (s *server) cpu() (time.Duration, error) { return processCPU(s.cmd.Process.Pid) }
+func (s *server) cpu() (time.Duration, error) { return proc.CPU(s.cmd.Process.Pid) }
 
 // osdCPU is the processor time that the OSDs have used of a cluster made by devcluster, which leaves their process ids
 // beside its configuration; 0 for any other.
@@ -98,26 +98,9 @@ func osdCPU() time.Duration {
 			continue
 		}
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			used, _ := processCPU(pid) // one that has ended counts as nothing
+			used, _ := proc.CPU(pid) // one that has ended counts as nothing
 			total += used
 		}
 	}
 	return total
-}
-
-// processCPU is the processor time that a process has used.
-func processCPU(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// The second field may contain spaces; it ends at the last parenthesis. utime and stime are fields 14 and 15.
-	i := bytes.LastIndexByte(b, ')')
-	fields := strings.Fields(string(b[i+1:]))
-	if i < 0 || len(fields) < 13 {
-		return 0, errors.New("unexpected /proc/PID/stat")
-	}
-	user, err1 := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
-	return time.Duration(user+system) * time.Second / clockTicks, errors.Join(err1, err2)
 }

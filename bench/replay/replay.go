@@ -177,9 +177,13 @@ func (p *player) play(ctx context.Context, t *trace.Reader) error {
 	return nil
 }
 
+// needs are the flags of an export without which it does not know an operation.
+var needs = map[trace.Op]uint16{
+	trace.Flush: wire.ExportFlush, trace.Trim: wire.ExportTrim, trace.Zero: wire.ExportWriteZeroes, trace.Cache: wire.ExportCache,
+}
+
 // adapt makes a record one that this server can have, or leaves it out.
 func (p *player) adapt(r *trace.Record) bool {
-	needs := map[trace.Op]uint16{trace.Flush: wire.ExportFlush, trace.Trim: wire.ExportTrim, trace.Zero: wire.ExportWriteZeroes, trace.Cache: wire.ExportCache}
 	switch {
 	case p.o.ReadsOnly && r.Op.Changes():
 		p.report.Left[r.Op.String()+" (reads only)"]++

@@ -17,11 +17,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksgate/luksgate/deploy/guest/boot"
 )
 
 const (
@@ -33,21 +34,14 @@ const (
 	exitLost, exitBusy = 5, 6
 )
 
-func main() {
-	if err := run(); err != nil {
-		fmt.Println("ERROR", err)
-	}
-	unix.Sync()
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	time.Sleep(time.Hour)
-}
+func main() { boot.Run(run) }
 
 func run() error {
 	for _, step := range []struct {
 		name string
 		do   func() error
 	}{
-		{"boot", boot}, {"use", use}, {"one", one}, {"lost", lost}, {"read-only", readOnly}, {"copy", copyImage},
+		{"use", use}, {"one", one}, {"lost", lost}, {"read-only", readOnly}, {"copy", copyImage},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
@@ -55,31 +49,6 @@ func run() error {
 		fmt.Println("OK", step.name)
 	}
 	fmt.Println("DIGEST", model.digest())
-	return nil
-}
-
-func boot() error {
-	for _, m := range [][2]string{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"}} {
-		_ = os.MkdirAll(m[1], 0o755)
-		if err := unix.Mount(m[0], m[1], m[0], 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", m[1], err)
-		}
-	}
-	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("1"), 0)
-	modules, err := filepath.Glob("/modules/*.ko")
-	if err != nil {
-		return err
-	}
-	for _, path := range modules {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		_ = f.Close()
-	}
 	return nil
 }
 

@@ -18,41 +18,20 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/luksgate/luksgate/deploy/guest/boot"
 )
 
 const device = "/dev/vda"
 
-func main() {
-	if err := run(); err != nil {
-		fmt.Println("ERROR", err)
-	}
-	unix.Sync()
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	time.Sleep(time.Hour)
-}
-
-// quiet keeps the kernel's own messages off the console, which they would share with our lines.
-func quiet() { _ = os.WriteFile("/proc/sys/kernel/printk", []byte("1"), 0) }
+func main() { boot.Run(run) }
 
 func run() error {
-	for _, m := range [][3]string{{"devtmpfs", "/dev", "devtmpfs"}, {"proc", "/proc", "proc"}, {"sysfs", "/sys", "sysfs"}} {
-		if err := unix.Mount(m[0], m[1], m[2], 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", m[1], err)
-		}
-	}
-	quiet()
-	if err := loadModules(); err != nil {
-		return err
-	}
 	fmt.Println("BOOTED")
 	d, err := waitDisk()
 	if err != nil {
@@ -83,25 +62,6 @@ func run() error {
 		}
 	}
 	return fmt.Errorf("console: %w", lines.Err())
-}
-
-func loadModules() error {
-	paths, err := filepath.Glob("/modules/*.ko")
-	if err != nil {
-		return err
-	}
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		_ = f.Close()
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("module %s: %w", path, err)
-		}
-	}
-	return nil
 }
 
 // waitDisk waits for a disk, which may be plugged in at any time.

@@ -182,12 +182,20 @@ func (d *Daemon) describe(e *export) api.Export {
 	return out
 }
 
+// find is the export in the path; where there is none it answers that, and returns nil.
+func (d *Daemon) find(w http.ResponseWriter, r *http.Request) *export {
+	e := d.export(r.PathValue("name"))
+	if e == nil {
+		refuse(w, http.StatusNotFound, fmt.Errorf("daemon: export %q: %w", r.PathValue("name"), api.ErrNotFound))
+	}
+	return e
+}
+
 // withExport answers with the state of the export in the path, after act.
 func (d *Daemon) withExport(act func(*http.Request, *export) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		e := d.export(r.PathValue("name"))
+		e := d.find(w, r)
 		if e == nil {
-			refuse(w, http.StatusNotFound, fmt.Errorf("daemon: export %q: %w", r.PathValue("name"), api.ErrNotFound))
 			return
 		}
 		if err := act(r, e); err != nil {
@@ -256,9 +264,8 @@ func (d *Daemon) add(text []byte) (*export, int, error) {
 func (d *Daemon) handleRemove(w http.ResponseWriter, r *http.Request) {
 	d.change.Lock()
 	defer d.change.Unlock()
-	e := d.export(r.PathValue("name"))
+	e := d.find(w, r)
 	if e == nil {
-		refuse(w, http.StatusNotFound, fmt.Errorf("daemon: export %q: %w", r.PathValue("name"), api.ErrNotFound))
 		return
 	}
 	disconnect := r.FormValue("disconnect") == "true"

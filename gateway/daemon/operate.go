@@ -48,9 +48,8 @@ func (d *Daemon) handleFlatten(w http.ResponseWriter, r *http.Request) {
 
 // operate runs an operation on the image of the export in the path, and answers with a line for each event.
 func (d *Daemon) operate(w http.ResponseWriter, r *http.Request, f func(context.Context, *gateway.Export, gateway.Progress) (any, error)) {
-	e := d.export(r.PathValue("name"))
+	e := d.find(w, r)
 	if e == nil {
-		refuse(w, http.StatusNotFound, fmt.Errorf("daemon: export %q: %w", r.PathValue("name"), api.ErrNotFound))
 		return
 	}
 	events := &eventWriter{w: w}

@@ -120,11 +120,7 @@ func query(name string, on bool) string {
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body []byte, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://luksgate"+path, bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("admin: %w", err)
-	}
-	res, err := c.send(req)
+	res, err := c.send(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
@@ -143,7 +139,11 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, out a
 }
 
 // send sends a request. The caller closes the body of the answer.
-func (c *Client) send(req *http.Request) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://luksgate"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
 	res, err := c.http.Do(req)
 	if err == nil {
 		return res, nil

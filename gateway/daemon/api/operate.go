@@ -3,7 +3,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,12 +46,7 @@ func (c *Client) Flatten(ctx context.Context, name string, progress func(step st
 }
 
 func (c *Client) follow(ctx context.Context, name, verb string, body []byte, progress func(string, int64, int64), out any) error {
-	path := "http://luksgate/v1/exports/" + url.PathEscape(name) + "/" + verb
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, path, bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("admin: %w", err)
-	}
-	res, err := c.send(req)
+	res, err := c.send(ctx, http.MethodPost, "/v1/exports/"+url.PathEscape(name)+"/"+verb, body)
 	if err != nil {
 		return err
 	}

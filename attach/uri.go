@@ -60,6 +60,18 @@ func (u URI) String() string {
 	return scheme + "://" + host + "/" + url.PathEscape(u.Export)
 }
 
+// Address is where to connect to, as package net wants it.
+func (u URI) Address() (network, address string) {
+	if u.Socket != "" {
+		return "unix", u.Socket
+	}
+	port := u.Port
+	if port == 0 {
+		port = DefaultPort
+	}
+	return "tcp", net.JoinHostPort(u.Host, strconv.Itoa(port))
+}
+
 // escapeQueryPath keeps slashes readable: they need no escape in a query (RFC 3986, 3.4). A space becomes %20, since
 // "+" means a space to some readers and a plus to others.
 func escapeQueryPath(path string) string {

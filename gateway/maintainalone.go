@@ -42,7 +42,8 @@ func (o *opener) nature() nature {
 }
 
 // openAlone opens an RBD image that nobody else has open for writing, for changing its size or its parent. Keys are used
-// only if withKeys is set and the image has a parent with another key; else the device shows the image as it is.
+// only if withKeys is set and the image has a parent with another key; else the device shows the image as it is. The engine
+// is the native one: librbd's believes the object map.
 func openAlone(ctx context.Context, cfg Config, withKeys bool) (*Export, error) {
 	if cfg.Image.Scheme != image.RBD {
 		return nil, NewUsageError("%s: this is for rbd: images only", cfg.Image)
@@ -51,10 +52,6 @@ func openAlone(ctx context.Context, cfg Config, withKeys bool) (*Export, error) 
 	if err != nil {
 		return nil, err
 	}
-	return openLocked(ctx, cfg, withKeys)
-}
-
-func openLocked(ctx context.Context, cfg Config, withKeys bool) (*Export, error) {
 	src, err := openSource(cfg)
 	if err != nil {
 		return nil, err
@@ -153,5 +150,5 @@ func ClusterOf(cfg Config) (string, error) {
 		return "", err
 	}
 	defer release()
-	return cluster.ID()
+	return cluster.FSID()
 }

@@ -5,9 +5,7 @@ package cli
 import (
 	"context"
 	"fmt"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,7 +70,11 @@ nbd. --uri takes an export that is there already, of any NBD server.`,
   luksgate attach --device /dev/nbd0 --image rbd:volumes/data1 --key-file /etc/luksgate/keys/data1
   luksgate attach --device /dev/nbd0 --uri 'nbd+unix:///vm1?socket=/run/luksgate/vm1.sock'`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), s) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := untilSignal(cmd)
+			defer stop()
+			return f.run(ctx, s)
+		},
 	}
 	fs := cmd.Flags()
 	f.plugFlags.add(fs)
@@ -90,8 +92,6 @@ nbd. --uri takes an export that is there already, of any NBD server.`,
 }
 
 func (f *attachFlags) run(ctx context.Context, s std) error {
-	ctx, stop := signal.NotifyContext(background(ctx), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	if isDevice(f.disk.opts.Device) {
 		return f.runDevice(ctx, s)
 	}

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -95,14 +94,8 @@ func (f *attachFlags) deviceExport() (attach.URI, *daemonGateway, error) {
 
 func dialURI(ctx context.Context, uri attach.URI) (net.Conn, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", uri.Socket)
-	if uri.Socket == "" {
-		port := uri.Port
-		if port == 0 {
-			port = attach.DefaultPort
-		}
-		conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(uri.Host, strconv.Itoa(port)))
-	}
+	network, address := uri.Address()
+	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", image.ErrUnreachable, uri, err)
 	}

@@ -154,7 +154,7 @@ func (f *benchFlags) run(ctx context.Context, s std, arg string) error {
 	bar := newBenchProgress(s)
 	defer bar.clear()
 	var measureErr error
-	if strings.HasPrefix(arg, "nbd") && strings.Contains(arg, "://") {
+	if isURI(arg) {
 		measureErr = f.measureURI(ctx, s, arg, &plan, doc, bar)
 	} else {
 		measureErr = f.measureImage(ctx, s, arg, &plan, doc, bar)
@@ -344,6 +344,9 @@ func (f *benchFlags) measure(ctx context.Context, s std, plan *engine.Plan, doc 
 	return err
 }
 
+// isURI tells an NBD URI from the name of an image.
+func isURI(arg string) bool { return strings.HasPrefix(arg, "nbd") && strings.Contains(arg, "://") }
+
 // nbdEndpoint reads an NBD URI.
 func nbdEndpoint(arg string) (engine.Endpoint, error) {
 	u, err := attach.ParseURI(arg)
@@ -353,12 +356,6 @@ func nbdEndpoint(arg string) (engine.Endpoint, error) {
 	if u.TLS {
 		return engine.Endpoint{}, usage("%s: bench speaks no TLS", arg)
 	}
-	if u.Socket != "" {
-		return engine.Endpoint{Network: "unix", Address: u.Socket, Export: u.Export}, nil
-	}
-	port := u.Port
-	if port == 0 {
-		port = attach.DefaultPort
-	}
-	return engine.Endpoint{Network: "tcp", Address: joinHostPort(u.Host, port), Export: u.Export}, nil
+	network, address := u.Address()
+	return engine.Endpoint{Network: network, Address: address, Export: u.Export}, nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,8 +137,6 @@ func newURITarget(ctx context.Context, e engine.Endpoint) (*engine.OverNBD, erro
 		Endpoints: []engine.Endpoint{e},
 	}, conn.Close()
 }
-
-func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
 // withoutSecrets is what a report may show of the settings.
 func withoutSecrets(options map[string]string) map[string]string {

@@ -106,7 +106,7 @@ func (f *replayFlags) run(ctx context.Context, s std, path, target string) error
 	bar := newBenchProgress(s)
 	defer bar.clear()
 	var named []benchreport.Replay
-	if strings.HasPrefix(target, "nbd") && strings.Contains(target, "://") {
+	if isURI(target) {
 		named, err = f.onURI(ctx, path, target, changes, o, bar)
 	} else {
 		named, err = f.onScratch(ctx, s, path, target, header, o, bar)

@@ -3,9 +3,6 @@
 package cli
 
 import (
-	"os/signal"
-	"syscall"
-
 	"github.com/spf13/cobra"
 
 	"github.com/luksgate/luksgate/attach/plug"
@@ -26,7 +23,7 @@ With --device /dev/nbdN it ends the "luksgate attach" that made the device, unle
   luksgate detach --device /dev/nbd0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(background(cmd.Context()), syscall.SIGTERM, syscall.SIGINT)
+			ctx, stop := untilSignal(cmd)
 			defer stop()
 			if device != "" && f.domain == "" && target == "" {
 				return detachDevice(ctx, s, device, f.wait)

@@ -5,8 +5,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +27,7 @@ requests that they wait for are answered; then the image closes. --undo ends the
   luksgate drain vm5 --undo`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(background(cmd.Context()), syscall.SIGINT, syscall.SIGTERM)
+			ctx, stop := untilSignal(cmd)
 			defer stop()
 			c := admin.client()
 			if undo {

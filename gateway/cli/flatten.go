@@ -51,9 +51,6 @@ between two objects: the image reads as before, and the next run goes on from th
 
 var flattening = operation{
 	here: func(ctx context.Context, cfg gateway.Config, p gateway.Progress) (any, error) {
-		if cfg.Engine == gateway.EngineAuto {
-			cfg.Engine = gateway.EngineNative // librbd's believes the object map
-		}
 		return gateway.Flatten(ctx, cfg, p)
 	},
 	there: func(ctx context.Context, c *api.Client, name string, p func(string, int64, int64)) (any, error) {

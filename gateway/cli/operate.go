@@ -24,7 +24,6 @@ type operateFlags struct {
 	header headerFlags
 	admin  adminFlags
 	plain  bool
-	engine string
 	json   bool
 }
 
@@ -34,7 +33,6 @@ func (f *operateFlags) add(fs *pflag.FlagSet) {
 	f.header.addFile(fs)
 	f.header.addMemory(fs)
 	fs.BoolVar(&f.plain, "plain", false, "the image is not encrypted, or its bytes are meant as they are")
-	fs.StringVar(&f.engine, "engine", "auto", "who decrypts where keys are needed: auto, native or librbd")
 	fs.BoolVar(&f.json, "json", false, "print progress and result on standard output as JSON, one object a line")
 	f.admin.add(fs)
 	f.ceph.add(fs)
@@ -49,14 +47,7 @@ func (f *operateFlags) config(s std, arg string) (gateway.Config, error) {
 	if ref.Scheme != image.RBD {
 		return gateway.Config{}, usage("%s: this is for rbd: images only", ref)
 	}
-	switch gateway.Engine(f.engine) {
-	case gateway.EngineAuto, gateway.EngineNative, gateway.EngineLibrbd:
-	default:
-		return gateway.Config{}, usage("--engine %q: expected auto, native or librbd", f.engine)
-	}
-	cfg := gateway.Config{
-		Image: ref, Plain: f.plain, Engine: gateway.Engine(f.engine), Ceph: f.ceph.config(), Logger: newLogger(s.err, false),
-	}
+	cfg := gateway.Config{Image: ref, Plain: f.plain, Ceph: f.ceph.config(), Logger: newLogger(s.err, false)}
 	if err := f.header.set(&cfg); err != nil || !f.key.given() {
 		return cfg, err
 	}

@@ -36,7 +36,7 @@ ends it. Without a terminal the tables come one after the other.`,
 			if every < 100*time.Millisecond {
 				return usage("--every %v: expected at least 100ms", every)
 			}
-			ctx, stop := signal.NotifyContext(background(cmd.Context()), syscall.SIGINT, syscall.SIGTERM)
+			ctx, stop := untilSignal(cmd)
 			defer stop()
 			return (&topView{out: s.out, in: s.in, every: every, rounds: rounds}).run(ctx, admin.client())
 		},

@@ -22,7 +22,7 @@ func TestQuickStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := "set -eux\ncd /root\n"
+	script := "set -eux\ncd /srv\n"
 	blocks := commandBlock.FindAllStringSubmatch(string(doc), -1)
 	for _, b := range blocks {
 		script += b[1]
@@ -47,7 +47,7 @@ func TestQuickStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Write(t, "/root/"+filepath.Base(p.deb("luksgate")), "root:root", "644", deb)
+	h.Write(t, "/srv/"+filepath.Base(p.deb("luksgate")), "root:root", "644", deb)
 	cmd := h.Command("bash", "-s")
 	cmd.Stdin = strings.NewReader(script)
 	r := testenv.RunCmd(t, cmd)

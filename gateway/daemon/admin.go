@@ -27,30 +27,38 @@ import (
 // maxExportBytes bounds what describes one export to add.
 const maxExportBytes = 1 << 20
 
-// startAdmin listens for operators and, if configured, for Prometheus on the network.
-func (d *Daemon) startAdmin(passed *passedSockets) error {
+// listenAdmin listens for operators and, if configured, for Prometheus on the network. What it returns answers there;
+// until then requests wait: who gets an answer finds the exports' sockets too.
+func (d *Daemon) listenAdmin(passed *passedSockets) (serve func(), err error) {
 	d.adminSocket = d.config.Admin.Socket
-	w := wish{network: "unix", address: d.adminSocket, access: d.config.Admin.Access}
+	admin, err := d.listenOwn(wish{network: "unix", address: d.adminSocket, access: d.config.Admin.Access}, passed)
+	if err != nil {
+		return nil, err
+	}
+	if d.config.Metrics.Address == "" {
+		return func() { d.admin = d.serveHTTP(admin, d.adminHandler()) }, nil
+	}
+	tcp, err := d.listenOwn(wish{network: "tcp", address: d.config.Metrics.Address}, passed)
+	if err != nil {
+		return nil, errors.Join(err, admin.Close())
+	}
+	mux := http.NewServeMux()
+	d.observe(mux)
+	return func() {
+		d.admin = d.serveHTTP(admin, d.adminHandler())
+		d.tcp = d.serveHTTP(tcp, mux)
+	}, nil
+}
+
+// listenOwn opens a socket of the daemon itself.
+func (d *Daemon) listenOwn(w wish, passed *passedSockets) (net.Listener, error) {
 	l, err := w.open(passed)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d.own[w.key()] = l
 	d.keep(w.key(), l)
-	d.admin = d.serveHTTP(l, d.adminHandler())
-	if address := d.config.Metrics.Address; address != "" {
-		w := wish{network: "tcp", address: address}
-		l, err := w.open(passed)
-		if err != nil {
-			return err
-		}
-		d.own[w.key()] = l
-		d.keep(w.key(), l)
-		mux := http.NewServeMux()
-		d.observe(mux)
-		d.tcp = d.serveHTTP(l, mux)
-	}
-	return nil
+	return l, nil
 }
 
 func (d *Daemon) serveHTTP(l net.Listener, h http.Handler) *http.Server {

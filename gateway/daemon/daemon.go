@@ -175,7 +175,8 @@ func (d *Daemon) start() error {
 			return err
 		}
 	}
-	if err := d.startAdmin(passed); err != nil {
+	serveAdmin, err := d.listenAdmin(passed)
+	if err != nil {
 		return err
 	}
 	d.change.Lock()
@@ -184,6 +185,7 @@ func (d *Daemon) start() error {
 		d.log.Error("a socket is missing; it is tried again", "error", err)
 	}
 	d.tasks.Go(d.retryListeners)
+	serveAdmin()
 	taken.serve(d)
 	d.resume(kept)
 	return nil

@@ -40,15 +40,15 @@ var importRules = []struct {
 	{"gateway/access", []string{"gateway/image", "nbdserver"}},
 	{"gateway/config", []string{"gateway/access", "gateway/image", "go.yaml.in/yaml"}},
 	{"gateway/metrics", []string{"nbdserver", "github.com/prometheus/client_golang"}},
-	{"gateway/daemon", []string{"gateway", "crypt", "nbdserver", "golang.org/x/sys", "go.yaml.in/yaml", "github.com/prometheus/client_golang"}},
+	{"gateway/daemon", []string{"gateway", "bench/trace", "crypt", "nbdserver", "golang.org/x/sys", "go.yaml.in/yaml", "github.com/prometheus/client_golang"}},
 	{"gateway/blockdev", []string{"nbdserver/client", "nbdserver/wire", "github.com/pojntfx/go-nbd", "golang.org/x/sys"}},
 	{"gateway/doctor", []string{"attach", "crypt/xts", "gateway/image", "golang.org/x/sys"}},
 	{"gateway/cli", []string{"gateway", "attach", "crypt", "nbdserver", "bench", "github.com/spf13", "github.com/schollz/progressbar", "golang.org/x/term", "golang.org/x/sys"}},
 	{"gateway", []string{"gateway/image", "gateway/key", "gateway/layered", "crypt", "nbdserver", "golang.org/x/sys"}},
-	{"deploy/testenv", nil},
+	{"deploy/testenv", []string{"deploy/guest"}},
 	{"deploy/guest", []string{"golang.org/x/sys"}},
 	{"deploy", []string{"deploy/testenv"}},
-	{"bench", []string{"crypt", "nbdserver", "gateway", "deploy/testenv", "golang.org/x", "github.com/pojntfx/go-nbd"}},
+	{"bench", []string{"crypt", "nbdserver", "gateway", "deploy/testenv", "deploy/guest", "golang.org/x", "github.com/pojntfx/go-nbd"}},
 	{"", []string{"gateway/cli"}},
 }
 

@@ -139,11 +139,13 @@ func TestBytesDependOnTheTraceOnly(t *testing.T) {
 func TestRecordingAReplayGivesTheTrace(t *testing.T) {
 	want := records(500)
 	var file2 memory
-	recorder, err := trace.NewRecorder(&file2, "", sizeBytes, func(err error) { t.Error(err) })
+	recorder, err := trace.NewRecorder(&file2, "", sizeBytes, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, stop := serve(t, recorder.Catalog(memdevice.Catalog{"": memdevice.New(sizeBytes)}))
+	var tap trace.Tap
+	tap.Open(recorder)
+	at, stop := serve(t, tap.Catalog(memdevice.Catalog{"": memdevice.New(sizeBytes)}))
 	if _, err := Run(context.Background(), reader(t, file(t, want)), at, Options{Connections: 1, Depth: 1}); err != nil {
 		t.Fatal(err)
 	}

@@ -92,6 +92,7 @@ type Writer struct {
 	w     *bufio.Writer
 	last  Record
 	count uint64
+	bytes int64
 	buf   []byte
 }
 
@@ -106,9 +107,17 @@ func NewWriter(w io.Writer, h Header) (*Writer, error) {
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.Started.UnixNano()))
 	b = binary.AppendUvarint(b, uint64(len(h.Name)))
 	b = append(b, h.Name...)
-	_, err := t.w.Write(b)
-	return t, err
+	return t, t.write(b)
 }
+
+func (t *Writer) write(b []byte) error {
+	n, err := t.w.Write(b)
+	t.bytes += int64(n)
+	return err
+}
+
+// Bytes is how large the trace is so far, without its end.
+func (t *Writer) Bytes() int64 { return t.bytes }
 
 // Append adds a record. Times must not go back; one that does counts as the last one.
 func (t *Writer) Append(r Record) error {
@@ -123,15 +132,13 @@ func (t *Writer) Append(r Record) error {
 	}
 	t.buf, t.last = b, r
 	t.count++
-	_, err := t.w.Write(b)
-	return err
+	return t.write(b)
 }
 
 // Close writes the end. It does not close what is below.
 func (t *Writer) Close() error {
 	b := binary.AppendUvarint([]byte{byte(end)}, t.count)
-	_, err := t.w.Write(b)
-	return errors.Join(err, t.w.Flush())
+	return errors.Join(t.write(b), t.w.Flush())
 }
 
 // A Reader reads a trace. One goroutine uses it.

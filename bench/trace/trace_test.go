@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,12 +84,19 @@ func TestWhatWasWrittenIsRead(t *testing.T) {
 // TestRecordedIsWhatTheDeviceWasAsked also says how large a trace is.
 func TestRecordedIsWhatTheDeviceWasAsked(t *testing.T) {
 	var b buffer
-	r, err := NewRecorder(&b, "x", 1<<20, func(err error) { t.Error(err) })
+	r, err := NewRecorder(&b, "x", 1<<20, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := r.Device(memdevice.New(1 << 20))
+	var tap Tap
+	d := tap.Device(memdevice.New(1 << 20))
 	p := []byte("hello")
+	if err := d.ReadAt(make([]byte, 5), 20); err != nil { // before the recording
+		t.Fatal(err)
+	}
+	if !tap.Open(r) || tap.Open(r) {
+		t.Fatal("a tap takes no recorder, or two")
+	}
 	if err := errors.Join(d.WriteAt(p, 10, true), d.ReadAt(p, 10), d.Flush(), d.Trim(0, 4096, false),
 		d.WriteZeroes(4096, 8192, nbdserver.ZeroNoHole|nbdserver.ZeroFUA), d.Cache(0, 512)); err != nil || string(p) != "hello" {
 		t.Fatalf("%v, read %q", err, p)
@@ -135,22 +143,94 @@ type full struct{}
 func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
 func (full) Close() error              { return nil }
 
-func TestAFullDiskStopsTheRecorderOnly(t *testing.T) {
-	said := 0
-	r, err := NewRecorder(full{}, "x", 1<<20, func(error) { said++ })
+func TestAFullDiskEndsTheRecorderOnly(t *testing.T) {
+	r, err := NewRecorder(full{}, "x", 1<<20, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := r.Device(memdevice.New(1 << 20))
-	for range 100000 {
-		if err := d.ReadAt(make([]byte, 1), 0); err != nil {
+	readUntilEnd(t, r, 1)
+	if err := r.Close(); err == nil || !strings.Contains(err.Error(), "no space left") {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+// TestLimits: a trace that ends by itself is a whole one.
+func TestLimits(t *testing.T) {
+	for _, c := range []struct {
+		want      error
+		sizeBytes int64
+		least     int // records
+	}{{ErrLarge, 1 << 20, 100}, {ErrResized, 512, 0}} {
+		var b buffer
+		r, err := NewRecorder(&b, "x", c.sizeBytes, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readUntilEnd(t, r, 1024)
+		if err := r.Close(); !errors.Is(err, c.want) || !b.closed || b.Len() > 1100 {
+			t.Errorf("%v: it ended with %v after %d bytes", c.want, err, b.Len())
+		}
+		reader, err := NewReader(&b.Buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := all(reader); !errors.Is(err, io.EOF) || len(list) < c.least {
+			t.Errorf("%v: %v after %d records", c.want, err, len(list))
+		}
+	}
+}
+
+// readUntilEnd reads until the recorder has ended, and once more.
+func readUntilEnd(t *testing.T, r *Recorder, bytes int) {
+	t.Helper()
+	var tap Tap
+	tap.Open(r)
+	d := tap.Device(memdevice.New(1 << 20))
+	for ended := false; !ended; {
+		select {
+		case <-r.Ended():
+			ended = true
+		default:
+		}
+		if err := d.ReadAt(make([]byte, bytes), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Close(); said != 1 || err != nil {
-		t.Errorf("said %d times, then %v", said, err)
+}
+
+// TestAsyncStaysAsync: what can be asked without waiting can be so through a tap too, and is noted.
+func TestAsyncStaysAsync(t *testing.T) {
+	var b buffer
+	r, err := NewRecorder(&b, "x", 1<<20, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tap Tap
+	tap.Open(r)
+	if _, ok := tap.Device(memdevice.New(1 << 20)).(nbdserver.AsyncDevice); ok {
+		t.Error("a device that waits became one that does not")
+	}
+	d := tap.Device(quick{memdevice.New(1 << 20)}).(nbdserver.AsyncDevice)
+	if !d.StartRead(make([]byte, 512), 1024, nil) || d.StartWrite(make([]byte, 512), 0, nil) {
+		t.Error("it began something else than it was asked for")
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := NewReader(&b.Buffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, _ := all(reader); len(list) != 1 || list[0].Op != Read || list[0].OffsetBytes != 1024 {
+		t.Errorf("noted %+v", list)
 	}
 }
+
+// quick begins reads, but no writes.
+type quick struct{ nbdserver.Device }
+
+func (quick) StartRead([]byte, int64, nbdserver.Completion) bool  { return true }
+func (quick) StartWrite([]byte, int64, nbdserver.Completion) bool { return false }
 
 // FuzzReader: whatever a file holds, what is read of it lies inside the device, and written anew it reads the same.
 func FuzzReader(f *testing.F) {

@@ -92,7 +92,7 @@ output; --json and --html write reports. What the run could not measure cleanly 
 		},
 	}
 	f.add(cmd)
-	cmd.AddCommand(newBenchCompare(s), newBenchReplay(s), newBenchServe(s))
+	cmd.AddCommand(newBenchCompare(s), newBenchRecord(s), newBenchReplay(s), newBenchServe(s))
 	return cmd
 }
 

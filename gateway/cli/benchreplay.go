@@ -36,9 +36,9 @@ func newBenchReplay(s std) *cobra.Command {
 	var f replayFlags
 	cmd := &cobra.Command{
 		Use:   "replay TRACE (IMAGE | NBD-URI)",
-		Short: "Ask a server once more what luksgate export --record noted",
-		Long: `Replay TRACE, a file of luksgate export --record, as fast as --depth and --connections allow, or with --paced at the times
-of the trace. Bytes that are written are made up: a trace does not hold data.
+		Short: "Ask a server once more what was recorded",
+		Long: `Replay TRACE, a file of luksgate bench record or luksgate export --record, as fast as --depth and --connections allow,
+or with --paced at the times of the trace. Bytes that are written are made up: a trace does not hold data.
 
 On rbd:POOL/IMAGE, file:PATH or mem:SIZE it goes to the gateway on a new scratch image beside IMAGE, which is removed at the
 end, with each of --layers in turn. On an NBD URI it goes to whoever serves it; a trace that changes anything needs
@@ -46,7 +46,7 @@ end, with each of --layers in turn. On an NBD URI it goes to whoever serves it; 
 
 Requests are sent in the order of the trace; one that overlaps with another waits for it. So what the device holds at the
 end depends neither on the depth nor on the number of connections.`,
-		Example: `  luksgate export rbd:volumes/vm1 --key-file vm1.key --socket /run/vm1.sock --record vm1.trace
+		Example: `  luksgate bench record vm1 vm1.trace --for 10m
   luksgate bench replay vm1.trace rbd:volumes/test --layers nbd-native,nbd-librbd
   luksgate bench replay vm1.trace nbd://storage.example/scratch --overwrite --depth 16 --connections 4
   luksgate bench replay vm1.trace nbd://storage.example/vm1 --reads-only --paced`,

@@ -33,7 +33,7 @@ type exportFlags struct {
 	limits        limitFlags
 	name          string
 	description   string
-	record        string
+	record        recordFlags
 	once, verbose bool
 }
 
@@ -73,7 +73,7 @@ of them is at the other end of standard input and output (--stdio), which ends t
 	f.allow.add(fs)
 	fs.StringVar(&f.name, "name", "", "name of the export; clients may also ask for the default export (default: the image's name)")
 	fs.StringVar(&f.description, "description", "", "text that clients can read")
-	fs.StringVar(&f.record, "record", "", "new file to note requests in (not their data), for luksgate bench replay")
+	f.record.add(fs)
 	fs.BoolVar(&f.once, "once", false, "exit when the last connection of the first client has gone")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	f.limits.add(fs)
@@ -124,7 +124,7 @@ func (f *exportFlags) run(ctx context.Context, s std, arg string) error {
 		Info:   nbdserver.ExportInfo{Name: f.name, Description: f.description},
 		Export: exp, Policy: policy,
 	}
-	finish, err := record(f.record, f.name, exp, &options)
+	finish, err := f.record.start(f.name, exp, &options)
 	if err != nil {
 		return errors.Join(err, exp.Close())
 	}

@@ -150,6 +150,8 @@ func (d *Daemon) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/exports/{name}/resume", d.withExport(func(_ *http.Request, e *export) error { return e.resume() }))
 	mux.HandleFunc("POST /v1/exports/{name}/resize", d.handleResize)
 	mux.HandleFunc("POST /v1/exports/{name}/flatten", d.handleFlatten)
+	mux.HandleFunc("POST /v1/exports/{name}/record", d.handleRecord)
+	mux.HandleFunc("DELETE /v1/exports/{name}/record", d.withExport(endRecording))
 	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, api.Stats{At: time.Now(), Since: d.started, Exports: d.metrics.Snapshots()})
 	})

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksgate/luksgate/bench/trace"
 	"github.com/luksgate/luksgate/gateway"
 	"github.com/luksgate/luksgate/gateway/access"
 	"github.com/luksgate/luksgate/gateway/config"
@@ -36,6 +37,7 @@ type export struct {
 	name   string
 	log    *slog.Logger
 	stats  *metrics.Export
+	tap    trace.Tap
 
 	mu        sync.Mutex
 	cfg       config.Export
@@ -142,7 +144,7 @@ func (e *export) useLocked() nbdserver.Device {
 		e.grace.Stop()
 		e.grace = nil
 	}
-	return &tracked{Device: e.image.export.Device(), stats: e.stats, release: e.release}
+	return e.track(e.image.export.Device())
 }
 
 // release counts a user out. The last one starts the time of grace.

@@ -145,7 +145,7 @@ fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given
 # ---- measuring
 
 .PHONY: bench
-bench: bench-crypto bench-nbd bench-rbd bench-storm bench-layers bench-latency ## all of the benchmarks below
+bench: bench-crypto bench-nbd bench-rbd bench-storm bench-layers bench-latency bench-guest ## all of the benchmarks below
 
 .PHONY: bench-crypto
 bench-crypto: ## the cipher's kernels beside OpenSSL, the worker pool; BENCH_FLAGS=-help says more
@@ -171,12 +171,14 @@ bench-storm: build ## 20 clones of one image exported at once: time and memory; 
 
 # gonbdserver is a peer of the layers where it is found; see bench/peers.
 .PHONY: bench-layers
-bench-layers: build ## "luksgate bench" of memory and of a Ceph cluster, with all peers, into build/bench; LAYERS_FLAGS
+bench-layers: build ## "luksgate bench" of memory, a file (LUKS1) and a Ceph cluster, with all peers, into build/bench; LAYERS_FLAGS
 	@deploy/install-deps go build ceph bench
 	@mkdir -p build/bench
 	$(GO_PURE) build -o build/bench/gonbdserver ./bench/nbd/gonbdserver
 	PATH="$$PATH:$(CURDIR)/build/bench" bin/luksgate bench mem:256M --peers all \
 	  --json build/bench/mem.json --html build/bench/mem.html $(LAYERS_FLAGS)
+	bin/luksgate bench file:build/bench/image --size 128M --luks 1 --peers all \
+	  --json build/bench/file.json --html build/bench/file.html $(LAYERS_FLAGS)
 	deploy/devcluster/with-cluster --size 8G -- bin/luksgate bench rbd:rbd/bench --against librbd --peers all \
 	  --json build/bench/rbd.json --html build/bench/rbd.html $(LAYERS_FLAGS)
 
@@ -185,6 +187,13 @@ bench-latency: ## what a network's latency costs, and what depth and connections
 	@deploy/install-deps go bench
 	@mkdir -p build/bench
 	$(GO_PURE) run ./bench/latency -svg build/bench/latency.svg $(BENCH_FLAGS)
+
+.PHONY: bench-guest
+bench-guest: build ## luksgate beside rbd-nbd and dm-crypt, by instructions, in an emulated guest; BENCH_FLAGS=-help says more
+	@deploy/install-deps go build ceph bench libvirt
+	@deploy/guest/guest make
+	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
+	  $(GO) run ./bench/guest $(BENCH_FLAGS)
 
 # ---- showing
 

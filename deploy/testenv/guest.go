@@ -3,15 +3,13 @@
 package testenv
 
 import (
-	"bytes"
-	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/luksgate/luksgate/deploy/guest/initrd"
 )
 
 // A Guest is an operating system for virtual machines: a kernel, and an initrd with deploy/guest/init.
@@ -53,7 +51,11 @@ func NewGuestOf(tb testing.TB, dir, program string, files map[string]string) Gue
 		}
 		content[name] = path
 	}
-	WriteFile(tb, g.Initrd, initrd(tb, content))
+	packed, err := initrd.Pack(content)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	WriteFile(tb, g.Initrd, packed)
 	for _, path := range []string{g.Kernel, g.Initrd} {
 		if err := os.Chmod(path, 0o644); err != nil {
 			tb.Fatal(err)
@@ -73,38 +75,4 @@ func GoProgram(tb testing.TB, dir string) string {
 		tb.Fatalf("%s", r)
 	}
 	return program
-}
-
-// initrd packs files as the kernel wants them: cpio in the "newc" format
-// (Documentation/driver-api/early-userspace/buffer-format.rst).
-func initrd(tb testing.TB, files map[string]string) []byte {
-	tb.Helper()
-	var out bytes.Buffer
-	inode := 0
-	add := func(name string, mode int, content []byte) {
-		inode++
-		fmt.Fprintf(&out, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00",
-			inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name)+1, 0, name)
-		pad(&out)
-		out.Write(content)
-		pad(&out)
-	}
-	for _, dir := range []string{"dev", "proc", "sys", "run", "modules"} {
-		add(dir, 0o040755, nil)
-	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		content, err := os.ReadFile(files[name])
-		if err != nil {
-			tb.Fatal(err)
-		}
-		add(name, 0o100755, content)
-	}
-	add("TRAILER!!!", 0, nil)
-	return out.Bytes()
-}
-
-func pad(out *bytes.Buffer) {
-	for out.Len()%4 != 0 {
-		out.WriteByte(0)
-	}
 }

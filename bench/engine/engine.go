@@ -31,14 +31,14 @@ type Contestant interface {
 // A Window is the time in which requests count: those that end in it.
 type Window struct{ From, To time.Time }
 
-// NewWindow begins after a warm-up from now on.
-func NewWindow(warmUp, length time.Duration) Window {
+// newWindow begins after a warm-up from now on.
+func newWindow(warmUp, length time.Duration) Window {
 	from := time.Now().Add(warmUp)
 	return Window{from, from.Add(length)}
 }
 
-// Holds tells whether something that ended then counts.
-func (w Window) Holds(t time.Time) bool { return !t.Before(w.From) && t.Before(w.To) }
+// holds tells whether something that ended then counts.
+func (w Window) holds(t time.Time) bool { return !t.Before(w.From) && t.Before(w.To) }
 
 // Seconds is its length.
 func (w Window) Seconds() float64 { return w.To.Sub(w.From).Seconds() }
@@ -120,13 +120,9 @@ func (e *edges) round(h *histogram.Histogram) (result.Round, error) {
 	if h.Count() == 0 {
 		return result.Round{}, fmt.Errorf("%w within %v: give it more --seconds", errNothing, win.To.Sub(win.From))
 	}
-	micros := func(d time.Duration) float64 { return float64(d) / 1e3 }
 	r := result.Round{
 		Requests: h.Count(), Seconds: win.Seconds(), IOPS: float64(h.Count()) / win.Seconds(),
-		Latency: result.Latency{
-			Mean: micros(h.Mean()), P50: micros(h.Percentile(50)), P90: micros(h.Percentile(90)), P99: micros(h.Percentile(99)),
-			P999: micros(h.Percentile(99.9)), Max: micros(h.Max()),
-		},
+		Latency: result.LatencyOf(h),
 	}
 	elapsed := to.at.Sub(from.at).Seconds()
 	requests := r.IOPS * elapsed // the clocks were read a little off the window's ends
@@ -141,7 +137,7 @@ func (e *edges) round(h *histogram.Histogram) (result.Round, error) {
 			byName[p.Name] = at
 			r.CPU = append(r.CPU, result.CPU{Process: p.Name})
 		}
-		r.CPU[at].Micros += micros(used) / requests
+		r.CPU[at].Micros += result.Micros(used) / requests
 	}
 	m := to.machine.Since(from.machine)
 	r.OtherCPUs = max(m.Busy.Seconds()-ours, 0) / elapsed
@@ -208,7 +204,7 @@ const (
 func (p *Plan) measure(ctx context.Context, c Contestant, w workload.Workload, seed uint64) (r result.Round, err error) {
 	length := p.Length
 	for range tries {
-		r, err = c.Run(ctx, w, seed, NewWindow(p.WarmUp, length))
+		r, err = c.Run(ctx, w, seed, newWindow(p.WarmUp, length))
 		if !errors.Is(err, errNothing) {
 			break
 		}

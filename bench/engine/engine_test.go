@@ -99,7 +99,7 @@ var mixed = workload.Workload{Kind: workload.RandomMixed, BlockBytes: 4096, Dept
 func TestDepthAndCounting(t *testing.T) {
 	for _, name := range []string{"in process", "over nbd"} {
 		d := newCounter()
-		r, err := contestants(t, d)[name].Run(context.Background(), mixed, 1, NewWindow(50*time.Millisecond, 200*time.Millisecond))
+		r, err := contestants(t, d)[name].Run(context.Background(), mixed, 1, newWindow(50*time.Millisecond, 200*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestDeviceErrorsEndTheRun(t *testing.T) {
 	for _, name := range []string{"in process", "over nbd"} {
 		d := newCounter()
 		d.failAfter = 20
-		_, err := contestants(t, d)[name].Run(context.Background(), mixed, 1, NewWindow(0, time.Second))
+		_, err := contestants(t, d)[name].Run(context.Background(), mixed, 1, newWindow(0, time.Second))
 		if !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -160,7 +160,7 @@ func TestCipher(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.Run(context.Background(), mixed, 1, NewWindow(0, 20*time.Millisecond))
+	r, err := c.Run(context.Background(), mixed, 1, newWindow(0, 20*time.Millisecond))
 	if err != nil || r.Requests == 0 {
 		t.Errorf("%v, %+v", err, r)
 	}

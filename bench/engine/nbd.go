@@ -131,7 +131,7 @@ func (c *client) ended(op *nbdclient.Op, err error) {
 	if err != nil && c.err == nil {
 		c.err = fmt.Errorf("request at %d: the server says: %w", op.OffsetBytes, err)
 	}
-	if c.edges.win.Holds(now) {
+	if c.edges.win.holds(now) {
 		c.counted.Record(now.Sub(op.Began))
 	}
 	if c.err == nil && now.Before(c.edges.win.To) && !c.stop.Load() {

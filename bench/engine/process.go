@@ -105,7 +105,7 @@ func (l *lane) run() {
 		}
 		now := time.Now()
 		l.edges.tick(now)
-		if l.edges.win.Holds(now) {
+		if l.edges.win.holds(now) {
 			l.counted.Record(now.Sub(at))
 		}
 		at = now

@@ -140,6 +140,6 @@ func parseFio(out []byte, seconds float64, cpu time.Duration) (result.Round, err
 			Mean: side.Latency.Mean / 1e3, P50: side.Micros("50.000000"), P90: side.Micros("90.000000"),
 			P99: side.Micros("99.000000"), P999: side.Micros("99.900000"), Max: side.Latency.Max / 1e3,
 		},
-		CPU: []result.CPU{{Process: "all in one process", Micros: float64(cpu) / 1e3 / requests}},
+		CPU: []result.CPU{{Process: "all in one process", Micros: result.Micros(cpu) / requests}},
 	}, nil
 }

@@ -8,9 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"time"
 
-	"github.com/luksgate/luksgate/bench/histogram"
 	"github.com/luksgate/luksgate/bench/replay"
 	"github.com/luksgate/luksgate/bench/result"
 )
@@ -28,16 +26,16 @@ func Replays(w io.Writer, all []Replay) {
 		fmt.Fprintf(w, "%s: %d requests in %.3f s, recorded over %.3f s\n", x.Name, r.Requests, r.Elapsed.Seconds(), r.Recorded.Seconds())
 		fmt.Fprintf(w, "  %-8s %10s %12s %10s %10s %10s %10s %10s\n", "", "requests", "requests/s", "MiB/s", "p50 µs", "p99 µs", "p99.9 µs", "max µs")
 		for _, op := range slices.Sorted(maps.Keys(r.Latency)) {
-			h, l := r.Latency[op], latencyOf(r.Latency[op])
+			h, l := r.Latency[op], result.LatencyOf(r.Latency[op])
 			seconds := max(r.Elapsed.Seconds(), 1e-9)
 			fmt.Fprintf(w, "  %-8s %10d %12s %10s %10s %10s %10s %10s\n", op, h.Count(), number(float64(h.Count())/seconds),
 				number(float64(r.Bytes[op])/seconds/(1<<20)), number(l.P50), number(l.P99), number(l.P999), number(l.Max))
 		}
 		for _, name := range slices.Sorted(maps.Keys(r.CPU)) {
-			fmt.Fprintf(w, "  processor time of the %s: %s µs for a request\n", name, number(micros(r.CPU[name])/float64(max(r.Requests, 1))))
+			fmt.Fprintf(w, "  processor time of the %s: %s µs for a request\n", name, number(result.Micros(r.CPU[name])/float64(max(r.Requests, 1))))
 		}
 		if r.Late.Count() > 0 {
-			fmt.Fprintf(w, "  sent later than due: median %s µs, at most %s µs\n", number(micros(r.Late.Percentile(50))), number(micros(r.Late.Max())))
+			fmt.Fprintf(w, "  sent later than due: median %s µs, at most %s µs\n", number(result.Micros(r.Late.Percentile(50))), number(result.Micros(r.Late.Max())))
 		}
 		for _, what := range slices.Sorted(maps.Keys(r.Left)) {
 			fmt.Fprintf(w, "  left out: %d of %s\n", r.Left[what], what)
@@ -48,19 +46,10 @@ func Replays(w io.Writer, all []Replay) {
 	}
 }
 
-func micros(d time.Duration) float64 { return float64(d) / 1e3 }
-
-func latencyOf(h *histogram.Histogram) result.Latency {
-	return result.Latency{
-		Mean: micros(h.Mean()), P50: micros(h.Percentile(50)), P90: micros(h.Percentile(90)), P99: micros(h.Percentile(99)),
-		P999: micros(h.Percentile(99.9)), Max: micros(h.Max()),
-	}
-}
-
-// ReplaySchema and ReplayVersion begin the JSON of a replay.
+// replaySchema and replayVersion begin the JSON of a replay.
 const (
-	ReplaySchema  = "luksgate-replay"
-	ReplayVersion = 1
+	replaySchema  = "luksgate-replay"
+	replayVersion = 1
 )
 
 // A ReplayDocument is the JSON of a replay.
@@ -93,7 +82,7 @@ type ReplayFigure struct {
 // NewReplayDocument collects what is written.
 func NewReplayDocument(path, target string, o replay.Options, all []Replay) *ReplayDocument {
 	d := &ReplayDocument{
-		Schema: ReplaySchema, Version: ReplayVersion, Trace: path, Target: target,
+		Schema: replaySchema, Version: replayVersion, Trace: path, Target: target,
 		Connections: o.Connections, Depth: o.Depth, Speed: o.Speed,
 	}
 	for _, x := range all {
@@ -103,14 +92,14 @@ func NewReplayDocument(path, target string, o replay.Options, all []Replay) *Rep
 			Latency: map[string]result.Latency{}, Bytes: map[string]int64{}, Counts: map[string]uint64{}, LeftOut: r.Left, Incomplete: r.Incomplete,
 		}
 		for op, h := range r.Latency {
-			f.Latency[op.String()], f.Counts[op.String()], f.Bytes[op.String()] = latencyOf(h), h.Count(), r.Bytes[op]
+			f.Latency[op.String()], f.Counts[op.String()], f.Bytes[op.String()] = result.LatencyOf(h), h.Count(), r.Bytes[op]
 		}
 		for name, used := range r.CPU {
-			f.CPU = append(f.CPU, result.CPU{Process: name, Micros: micros(used) / float64(max(r.Requests, 1))})
+			f.CPU = append(f.CPU, result.CPU{Process: name, Micros: result.Micros(used) / float64(max(r.Requests, 1))})
 		}
 		slices.SortFunc(f.CPU, func(a, b result.CPU) int { return cmp.Compare(a.Process, b.Process) })
 		if r.Late.Count() > 0 {
-			late := latencyOf(&r.Late)
+			late := result.LatencyOf(&r.Late)
 			f.LateMicros = &late
 		}
 		d.Replays = append(d.Replays, f)

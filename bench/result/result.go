@@ -11,6 +11,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/luksgate/luksgate/bench/histogram"
 	"github.com/luksgate/luksgate/bench/stats"
 	"github.com/luksgate/luksgate/bench/workload"
 )
@@ -124,15 +125,24 @@ type Latency struct {
 	Max  float64 `json:"max_us"`
 }
 
+// LatencyOf is what a histogram of durations says.
+func LatencyOf(h *histogram.Histogram) Latency {
+	return Latency{
+		Mean: Micros(h.Mean()), P50: Micros(h.Percentile(50)), P90: Micros(h.Percentile(90)), P99: Micros(h.Percentile(99)),
+		P999: Micros(h.Percentile(99.9)), Max: Micros(h.Max()),
+	}
+}
+
+// Micros is a duration in microseconds.
+func Micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
 // CPU is the processor time of one process for each request.
 type CPU struct {
 	Process string  `json:"process"`
 	Micros  float64 `json:"us_per_request"`
 }
 
-// MicrosOfAll is the processor time of all processes for each request.
-func (r *Result) MicrosOfAll() float64 { return sum(r.CPU) }
-
+// sum is the processor time of all processes for each request.
 func sum(list []CPU) float64 {
 	total := 0.0
 	for _, c := range list {

@@ -168,7 +168,13 @@ func (c catalog) Open(_ context.Context, name string, _ *nbdserver.Peer) (nbdser
 }
 
 // Behind is what a device holds from an offset on, to read, write and flush.
-func Behind(d nbdserver.Device, offsetBytes int64) nbdserver.Device { return behind{d, offsetBytes} }
+func Behind(d nbdserver.Device, offsetBytes int64) nbdserver.Device {
+	b := behind{d, offsetBytes}
+	if a, ok := d.(nbdserver.AsyncDevice); ok {
+		return behindAsync{b, a}
+	}
+	return b
+}
 
 type behind struct {
 	nbdserver.Device
@@ -190,4 +196,18 @@ func (b behind) ReadAt(p []byte, offsetBytes int64) error {
 
 func (b behind) WriteAt(p []byte, offsetBytes int64, fua bool) error {
 	return b.Device.WriteAt(p, offsetBytes+b.offsetBytes, fua)
+}
+
+// behindAsync is the same of a device that can be asked without waiting.
+type behindAsync struct {
+	behind
+	async nbdserver.AsyncDevice
+}
+
+func (b behindAsync) StartRead(p []byte, offsetBytes int64, done nbdserver.Completion) bool {
+	return b.async.StartRead(p, offsetBytes+b.offsetBytes, done)
+}
+
+func (b behindAsync) StartWrite(p []byte, offsetBytes int64, done nbdserver.Completion) bool {
+	return b.async.StartWrite(p, offsetBytes+b.offsetBytes, done)
 }

@@ -54,8 +54,8 @@ func (o Op) String() string {
 // Changes tells whether bytes of the device change.
 func (o Op) Changes() bool { return o == Write || o == Trim || o == Zero }
 
-// Moves tells whether bytes go over the wire.
-func (o Op) Moves() bool { return o == Read || o == Write }
+// moves tells whether bytes go over the wire.
+func (o Op) moves() bool { return o == Read || o == Write }
 
 // Flags of a request; they are the upper half of the byte that says what it is.
 type Flags uint8
@@ -240,7 +240,7 @@ func (t *Reader) fields(r *Record) error {
 	r.OffsetBytes = t.last.OffsetBytes + t.last.LengthBytes + distance
 	r.LengthBytes = int64(length)
 	if length > uint64(t.SizeBytes) || r.OffsetBytes < 0 || r.OffsetBytes > t.SizeBytes-r.LengthBytes ||
-		r.Op.Moves() && r.LengthBytes > MaxDataBytes || r.LengthBytes >= 1<<32 {
+		r.Op.moves() && r.LengthBytes > MaxDataBytes || r.LengthBytes >= 1<<32 {
 		return fmt.Errorf("%w: record %d: %s of %d bytes at %d of a device of %d", ErrFormat, t.count, r.Op, length, r.OffsetBytes, t.SizeBytes)
 	}
 	return nil

@@ -6,13 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/luksgate/luksgate/bench/trace"
 	"github.com/luksgate/luksgate/gateway/image"
 )
 
@@ -80,29 +78,13 @@ func (f *benchRecordFlags) run(ctx context.Context, s std, export, path string) 
 		}
 		return err
 	}
-	return summarizeTrace(s.out, path)
-}
-
-// summarizeTrace says what a trace holds.
-func summarizeTrace(w io.Writer, path string) error {
-	r, done, err := openTrace(path)
+	t, err := inspectTrace(path)
 	if err != nil {
 		return err
 	}
-	defer done()
-	requests := 0
-	var last trace.Record
-	for {
-		rec, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("%s: after %d requests: %w", path, requests, err)
-		}
-		requests++
-		last = rec
+	if !t.whole {
+		return fmt.Errorf("%s: the recording broke off after %d requests, which can be replayed", path, t.requests)
 	}
-	_, err = fmt.Fprintf(w, "%s: %d requests within %v\n", path, requests, last.At.Round(time.Millisecond))
+	_, err = fmt.Fprintf(s.out, "%s: %d requests within %v\n", path, t.requests, t.length.Round(time.Millisecond))
 	return err
 }

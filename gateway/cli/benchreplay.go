@@ -99,7 +99,7 @@ func (f *replayFlags) run(ctx context.Context, s std, path, target string) error
 	if err != nil {
 		return err
 	}
-	header, changes, err := inspectTrace(path)
+	held, err := inspectTrace(path)
 	if err != nil {
 		return err
 	}
@@ -107,9 +107,9 @@ func (f *replayFlags) run(ctx context.Context, s std, path, target string) error
 	defer bar.clear()
 	var named []benchreport.Replay
 	if isURI(target) {
-		named, err = f.onURI(ctx, path, target, changes, o, bar)
+		named, err = f.onURI(ctx, path, target, held.changes, o, bar)
 	} else {
-		named, err = f.onScratch(ctx, s, path, target, header, o, bar)
+		named, err = f.onScratch(ctx, s, path, target, held.Header, o, bar)
 	}
 	bar.clear()
 	if err != nil {
@@ -130,23 +130,37 @@ func (f *replayFlags) run(ctx context.Context, s std, path, target string) error
 	})
 }
 
+// A traceSummary is what a trace holds.
+type traceSummary struct {
+	trace.Header
+	requests int
+	length   time.Duration
+	changes  bool // among the requests are some that change bytes
+	whole    bool // it has an end
+}
+
 // inspectTrace reads a trace once: a damaged one is refused before anything is written.
-func inspectTrace(path string) (trace.Header, bool, error) {
+func inspectTrace(path string) (traceSummary, error) {
 	r, done, err := openTrace(path)
 	if err != nil {
-		return trace.Header{}, false, err
+		return traceSummary{}, err
 	}
 	defer done()
-	changes := false
+	t := traceSummary{Header: r.Header}
 	for {
 		rec, err := r.Next()
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return r.Header, changes, nil
+		switch {
+		case errors.Is(err, io.EOF):
+			t.whole = true
+			return t, nil
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return t, nil
+		case err != nil:
+			return t, fmt.Errorf("%s: %w", path, err)
 		}
-		if err != nil {
-			return r.Header, changes, fmt.Errorf("%s: %w", path, err)
-		}
-		changes = changes || rec.Op.Changes()
+		t.requests++
+		t.length = rec.At
+		t.changes = t.changes || rec.Op.Changes()
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/luksgate/luksgate/bench/stats"
 )
 
 // inside checks that a drawing is well-formed and that every coordinate is a number inside it.
@@ -56,8 +58,9 @@ func TestDrawings(t *testing.T) {
 		"nothing":      Lines{Title: "nothing"}.SVG(),
 		"bars":         Bars{Title: "CPU", Parts: []string{"client", "server"}, Rows: []Bar{{"a", []float64{1, 2.5}}, {"b & c", []float64{0, 900}}}}.SVG(),
 		"no bars":      Bars{}.SVG(),
-		"intervals":    Intervals{Rows: []Interval{{"x", 0, 1.2, 0.9, 1.4}, {"y", 1, 0.011, 0.01, 30}}}.SVG(),
-		"far from one": Intervals{Rows: []Interval{{"x", 5, 4, 3.9, 4.1}}}.SVG(),
+		"intervals":    Intervals{Rows: []Interval{{"x", 0, stats.Estimate{Value: 1.2, Low: 0.9, High: 1.4}}, {"y", 1, stats.Estimate{Value: 0.011, Low: 0.01, High: 30}}}}.SVG(),
+		"no interval":  Intervals{Rows: []Interval{{"x", 0, stats.Estimate{Value: 2}}}}.SVG(),
+		"far from one": Intervals{Rows: []Interval{{"x", 5, stats.Estimate{Value: 4, Low: 3.9, High: 4.1}}}}.SVG(),
 		"a file":       Document(Bars{Title: "CPU", Parts: []string{"p"}, Rows: []Bar{{"a", []float64{1}}}}.SVG()),
 	} {
 		t.Run(name, func(t *testing.T) { inside(t, svg) })

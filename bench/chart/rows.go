@@ -5,6 +5,8 @@ package chart
 import (
 	"fmt"
 	"html"
+
+	"github.com/luksgate/luksgate/bench/stats"
 )
 
 // A Bar is one row of stacked values.
@@ -71,9 +73,9 @@ func total(values []float64) float64 {
 
 // An Interval is one row of a comparison: a ratio and where it may lie.
 type Interval struct {
-	Name             string
-	Number           int // colour and mark
-	Value, Low, High float64
+	Name   string
+	Number int // colour and mark
+	stats.Estimate
 }
 
 // Intervals is a plot of ratios around 1.
@@ -94,7 +96,10 @@ func (p Intervals) SVG() string {
 	c.text("title", "start", 8, 18, p.Title)
 	values := append([]float64{1}, p.Ends...)
 	for _, r := range p.Rows {
-		values = append(values, r.Low, r.High)
+		values = append(values, r.Value)
+		if r.Bounded() {
+			values = append(values, r.Low, r.High)
+		}
 	}
 	x := newScale(values, true, left, right)
 	for _, v := range x.ticks {
@@ -105,13 +110,14 @@ func (p Intervals) SVG() string {
 	for i, r := range p.Rows {
 		y := topMargin + rowHeight*(float64(i)+0.5)
 		c.text("", "end", left-8, y+4, r.Name)
-		for _, end := range []float64{r.Low, r.High} {
-			c.line(fmt.Sprintf("thin k%d", r.Number%colours), x.at(end), y-4, x.at(end), y+4)
+		if r.Bounded() {
+			for _, end := range []float64{r.Low, r.High} {
+				c.line(fmt.Sprintf("thin k%d", r.Number%colours), x.at(end), y-4, x.at(end), y+4)
+			}
+			c.line(fmt.Sprintf("line k%d", r.Number%colours), x.at(r.Low), y, x.at(r.High), y)
 		}
-		c.line(fmt.Sprintf("line k%d", r.Number%colours), x.at(r.Low), y, x.at(r.High), y)
-		text := fmt.Sprintf("%.2f (%.2f to %.2f)", r.Value, r.Low, r.High)
-		c.mark(r.Number, x.at(r.Value), y, r.Name+": "+text)
-		c.text("soft", "end", width-6, y+4, text)
+		c.mark(r.Number, x.at(r.Value), y, r.Name+": "+r.String())
+		c.text("soft", "end", width-6, y+4, r.String())
 	}
 	c.text("soft", "middle", (left+right)/2, bottom+33, p.XLabel)
 	return c.end()

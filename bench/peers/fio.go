@@ -46,7 +46,7 @@ func (f fioRBD) Start(ctx context.Context, setup *lab.Setup) (engine.Contestant,
 	if images[0].Ref.Namespace != "" {
 		return nil, fmt.Errorf("%w: fio's rbd engine knows no namespaces", lab.ErrAbsent)
 	}
-	what := result.Contestant{Name: f.Name(), Text: "fio's rbd engine on the raw image, in process, nothing encrypted", Reference: setup.Reference(false)}
+	what := result.Contestant{Name: f.Name(), Text: "fio's rbd engine on the raw image, in process, nothing encrypted; its processor time has the opening of the image in it", Reference: setup.Reference(false)}
 	conf, err := withoutCache(setup)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", lab.ErrAbsent, err)

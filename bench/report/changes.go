@@ -17,6 +17,6 @@ func Changes(w io.Writer, changes []result.Change, by result.Metric) {
 	fmt.Fprintf(w, "%-44s %-14s %14s %14s  %-22s %s\n", "workload", "contestant", "old "+unit, "new "+unit, "new/old (95 %)", "verdict")
 	for _, c := range changes {
 		fmt.Fprintf(w, "%-44s %-14s %14s %14s  %-22s %s\n",
-			c.Workload, c.Contestant, number(c.Old), number(c.New), estimateText(c.Ratio), c.Verdict)
+			c.Workload, c.Contestant, number(c.Old), number(c.New), c.Ratio, c.Verdict)
 	}
 }

@@ -200,7 +200,7 @@ func (p *plotter) ratios() []template.HTML {
 	var all []template.HTML
 	var ends []float64
 	for _, r := range p.d.Results {
-		if r.Ratio != nil {
+		if r.Ratio != nil && r.Ratio.Bounded() {
 			ends = append(ends, r.Ratio.Low, r.Ratio.High)
 		}
 	}
@@ -209,8 +209,7 @@ func (p *plotter) ratios() []template.HTML {
 		for _, w := range p.d.Workloads() {
 			if r := p.d.Find(w, c.Name); r != nil && r.Ratio != nil {
 				plot.Rows = append(plot.Rows, chart.Interval{
-					Name: upper(w.Kind.Words()) + ", " + with(w, ""), Number: p.number[c.Name],
-					Value: r.Ratio.Value, Low: r.Ratio.Low, High: r.Ratio.High,
+					Name: upper(w.Kind.Words()) + ", " + with(w, ""), Number: p.number[c.Name], Estimate: *r.Ratio,
 				})
 			}
 		}

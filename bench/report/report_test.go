@@ -23,7 +23,7 @@ func document() *result.Document {
 	for _, w := range workload.Full.Workloads() {
 		for i, c := range d.Contestants {
 			r := result.Result{Workload: w, Contestant: c.Name}
-			for n := range 3 {
+			for n := range 5 {
 				iops := float64(1000*(i+1) + 10*n)
 				r.Rounds = append(r.Rounds, result.Round{
 					Requests: 1, IOPS: iops, Latency: result.Latency{P50: 1, P90: 2, P99: 3, P999: 4}, CPU: []result.CPU{{Process: "<client>", Micros: 2}, {Process: "server", Micros: 3}},

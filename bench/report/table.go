@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/luksgate/luksgate/bench/result"
-	"github.com/luksgate/luksgate/bench/stats"
 )
 
 // Table writes one table for each workload.
@@ -53,11 +52,7 @@ func ratioText(r *result.Result, c result.Contestant) string {
 	if r.Ratio == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s of %s", estimateText(*r.Ratio), c.Reference)
-}
-
-func estimateText(e stats.Estimate) string {
-	return fmt.Sprintf("%.2f (%.2f to %.2f)", e.Value, e.Low, e.High)
+	return fmt.Sprintf("%v of %s", *r.Ratio, c.Reference)
 }
 
 // cpuText names the processes where there are several.

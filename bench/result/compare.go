@@ -39,7 +39,7 @@ const (
 	Worse   Verdict = "worse"
 	Better  Verdict = "better"
 	Same    Verdict = "same"    // the whole interval lies within the threshold
-	Unclear Verdict = "unclear" // the interval is too wide to tell
+	Unclear Verdict = "unclear" // the interval is too wide to tell, or there is none
 )
 
 // A Change is one result in two runs.
@@ -117,7 +117,7 @@ func (m Metric) judge(e stats.Estimate, threshold float64) Verdict {
 		return Worse
 	case e.Above(high) && m.more(), e.Below(low) && !m.more():
 		return Better
-	case e.Low >= low && e.High <= high:
+	case e.Within(low, high):
 		return Same
 	default:
 		return Unclear

@@ -36,7 +36,7 @@ func document(ours, theirs []float64) *Document {
 }
 
 func TestSummary(t *testing.T) {
-	d := document([]float64{200, 220, 210}, []float64{100, 110, 105})
+	d := document([]float64{200, 220, 210, 200, 220}, []float64{100, 110, 105, 100, 110})
 	r := d.Find(load, "native")
 	if r.IOPS != 210 || r.BytesPerSecond != 210*4096 || r.Ratio == nil || r.Ratio.Value != 2 || !r.Ratio.Above(1.9) || sum(r.CPU) < 2 {
 		t.Errorf("got %+v", r)
@@ -48,11 +48,11 @@ func TestSummary(t *testing.T) {
 		t.Errorf("nothing is wrong, but: %q", d.Remarks)
 	}
 	d = document([]float64{200, 20, 100}, []float64{100, 110, 105})
-	d.Machine.Processors, d.Complete = 2, false
+	d.Machine.Processors, d.Complete, d.Settings.Rounds = 2, false, 3
 	d.Results[1].Rounds[0].OtherCPUs, d.Results[1].Rounds[1].OtherCPUs, d.Results[0].Rounds[0].OtherCPUs, d.Results[0].Rounds[1].OtherCPUs = 1, 1, 1, 1
 	d.Summarize()
 	d.Summarize() // says nothing twice
-	for _, want := range []string{"2 processors carry", "other processes", "1 of 2 results differ", "interrupted"} {
+	for _, want := range []string{"2 processors carry", "other processes", "1 of 2 results differ", "3 rounds are too few", "interrupted"} {
 		if n := len(slices.DeleteFunc(slices.Clone(d.Remarks), func(s string) bool { return !strings.Contains(s, want) })); n != 1 {
 			t.Errorf("%q is said %d times in %q", want, n, d.Remarks)
 		}

@@ -72,6 +72,9 @@ func (d *Document) remark() {
 		say("%d processors carry the client and the server (and a local cluster, if there is one): rates depend on what "+
 			"the client costs too; processor time for each request is the fairer comparison", d.Machine.Processors)
 	}
+	if n := d.Settings.Rounds; n > 0 && n < stats.LeastRepeats {
+		say("%d rounds are too few to tell how certain a ratio is: expected at least %d", n, stats.LeastRepeats)
+	}
 	var other, stolen []float64
 	wide := 0
 	for i := range d.Results {

@@ -40,6 +40,20 @@ func TestPairedRatioIgnoresWhatHitsBoth(t *testing.T) {
 	}
 }
 
+// TestFewRepeatsHaveNoInterval: what says nothing about the truth is neither above nor below anything.
+func TestFewRepeatsHaveNoInterval(t *testing.T) {
+	a, b := []float64{200, 200, 204, 204}, []float64{100, 100, 100, 100}
+	for name, ratio := range map[string]func(a, b []float64) (Estimate, bool){"paired": PairedRatio, "apart": Ratio} {
+		e, ok := ratio(a, b)
+		if !ok || e.Bounded() || e.Above(1) || e.Below(3) || e.Within(0, 9) || e.String() != "2.02" {
+			t.Errorf("%s, of 4: %v, %+v", name, ok, e)
+		}
+		if e, ok := ratio(append(a, 204), append(b, 100)); !ok || !e.Above(1) || !e.Below(3) || !e.Within(2, 2.05) || e.Within(2.01, 3) {
+			t.Errorf("%s, of 5: %v, %+v", name, ok, e)
+		}
+	}
+}
+
 func TestNoRatio(t *testing.T) {
 	if _, ok := PairedRatio(nil, []float64{1}); ok {
 		t.Error("no pairs: a ratio")

@@ -111,14 +111,14 @@ func (e *edges) wait(ctx context.Context) error {
 	return errors.Join(e.marks[0].err, e.marks[1].err)
 }
 
-// errNothing is a window in which nothing came of it.
-var errNothing = errors.New("no request came to its end")
+// ErrNothing is a window in which nothing came of it: errors.Is.
+var ErrNothing = errors.New("no request came to its end")
 
 // round joins what was counted in the window. Processes of one name are one.
 func (e *edges) round(h *histogram.Histogram) (result.Round, error) {
 	win, processes, from, to := e.win, e.processes, e.marks[0].what, e.marks[1].what
 	if h.Count() == 0 {
-		return result.Round{}, fmt.Errorf("%w within %v: give it more --seconds", errNothing, win.To.Sub(win.From))
+		return result.Round{}, fmt.Errorf("%w within %v: give it more --seconds", ErrNothing, win.To.Sub(win.From))
 	}
 	r := result.Round{
 		Requests: h.Count(), Seconds: win.Seconds(), IOPS: float64(h.Count()) / win.Seconds(),
@@ -143,72 +143,4 @@ func (e *edges) round(h *histogram.Histogram) (result.Round, error) {
 	r.OtherCPUs = max(m.Busy.Seconds()-ours, 0) / elapsed
 	r.StolenCPUs = m.Stolen.Seconds() / elapsed
 	return r, nil
-}
-
-// A Plan is a whole run.
-type Plan struct {
-	Workloads   []workload.Workload
-	Contestants []Contestant
-	Rounds      int
-	WarmUp      time.Duration
-	Length      time.Duration
-	Seed        uint64
-	// Progress is told before each measurement what comes, and how many there were and will be.
-	Progress func(what string, done, total int)
-}
-
-// Duration is how long the run takes, without what it takes to begin and end.
-func (p *Plan) Duration() time.Duration {
-	return time.Duration(len(p.Workloads)*len(p.Contestants)*p.Rounds) * (p.WarmUp + p.Length)
-}
-
-// Run has all contestants do each workload in turns, round by round, the first of a round being another one each time. It
-// returns what was measured even with an error; a workload that was not finished is left out.
-func (p *Plan) Run(ctx context.Context) ([]result.Result, error) {
-	var all []result.Result
-	done, total := 0, len(p.Workloads)*len(p.Contestants)*p.Rounds
-	for _, w := range p.Workloads {
-		results := make([]result.Result, len(p.Contestants))
-		for i, c := range p.Contestants {
-			results[i] = result.Result{Workload: w, Contestant: c.Info().Name}
-		}
-		for n := range p.Rounds {
-			for k := range p.Contestants {
-				i := (k + n) % len(p.Contestants)
-				c := p.Contestants[i]
-				p.Progress(fmt.Sprintf("%s: %s", w, c.Info().Name), done, total)
-				r, err := p.measure(ctx, c, w, p.Seed+uint64(n))
-				if ctx.Err() != nil {
-					return all, ctx.Err()
-				}
-				if err != nil {
-					return all, fmt.Errorf("%s, %s: %w", c.Info().Name, w, err)
-				}
-				results[i].Rounds = append(results[i].Rounds, r)
-				done++
-			}
-		}
-		all = append(all, results...)
-	}
-	p.Progress("done", done, total)
-	return all, nil
-}
-
-// Tries of one measurement, and how much longer each is than the one before.
-const (
-	tries  = 4
-	longer = 4
-)
-
-// measure runs one measurement, and once more for longer where the time was too short for a single request.
-func (p *Plan) measure(ctx context.Context, c Contestant, w workload.Workload, seed uint64) (r result.Round, err error) {
-	length := p.Length
-	for range tries {
-		r, err = c.Run(ctx, w, seed, newWindow(p.WarmUp, length))
-		if !errors.Is(err, errNothing) {
-			break
-		}
-		length *= longer
-	}
-	return r, err
 }

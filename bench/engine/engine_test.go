@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -154,6 +156,38 @@ func TestPlanInTurns(t *testing.T) {
 		t.Errorf("order: %q", order)
 	}
 }
+
+// TestOneFailsAndOthersGoOn: an hour's run is not lost because one program of many breaks.
+func TestOneFailsAndOthersGoOn(t *testing.T) {
+	good := &InProcess{What: result.Contestant{Name: "good"}, Devices: []Device{memdevice.New(sizeBytes)}, SizeBytes: sizeBytes}
+	bad := &InProcess{What: result.Contestant{Name: "bad"}, Devices: []Device{readOnly{memdevice.New(sizeBytes)}}, SizeBytes: sizeBytes}
+	one := workload.Workload{Kind: workload.RandomRead, BlockBytes: 4096, Depth: 1, Clients: 1, Images: 1}
+	two, three := one, one
+	two.Kind, three.Kind = workload.RandomWrite, workload.SequentialRead
+	p := Plan{
+		Workloads: []workload.Workload{one, two, three}, Contestants: []Contestant{bad, good}, Rounds: 3, Length: 5 * time.Millisecond,
+		Progress: func(string, int, int) {},
+	}
+	results, err := p.Run(context.Background())
+	if err == nil || !strings.Contains(err.Error(), "bad, randwrite 4k depth 1: read-only") || strings.Contains(err.Error(), "read 4k") {
+		t.Errorf("the error is %v", err)
+	}
+	var got []string
+	for _, r := range results {
+		got = append(got, r.Contestant+" "+string(r.Workload.Kind))
+		if len(r.Rounds) != 3 {
+			t.Errorf("%s, %s: %d rounds", r.Contestant, r.Workload, len(r.Rounds))
+		}
+	}
+	if want := []string{"bad randread", "good randread", "good randwrite", "good read"}; !slices.Equal(got, want) {
+		t.Errorf("measured %q, expected %q", got, want)
+	}
+}
+
+// readOnly cannot be written.
+type readOnly struct{ *memdevice.Device }
+
+func (readOnly) WriteAt([]byte, int64, bool) error { return errors.New("read-only") }
 
 func TestCipher(t *testing.T) {
 	c, err := NewCipher(4096, 2)

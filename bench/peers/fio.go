@@ -5,7 +5,6 @@ package peers
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -132,7 +131,7 @@ func parseFio(out []byte, seconds float64, cpu time.Duration) (result.Round, err
 	}
 	requests := job.Read.Total + job.Write.Total
 	if requests == 0 {
-		return result.Round{}, errors.New("fio: it made no requests")
+		return result.Round{}, fmt.Errorf("fio: %w", engine.ErrNothing)
 	}
 	return result.Round{
 		Requests: uint64(requests), Seconds: seconds, IOPS: job.Read.IOPS + job.Write.IOPS,

@@ -68,13 +68,16 @@ func verdicts(d *result.Document) []string {
 	var all []string
 	for _, c := range d.Contestants {
 		var values []float64
-		faster, slower := 0, 0
+		faster, slower, bounded := 0, 0, 0
 		for i := range d.Results {
 			r := &d.Results[i]
 			if r.Contestant != c.Name || r.Ratio == nil {
 				continue
 			}
 			values = append(values, r.Ratio.Value)
+			if r.Ratio.Bounded() {
+				bounded++
+			}
 			switch {
 			case r.Ratio.Above(1):
 				faster++
@@ -85,8 +88,11 @@ func verdicts(d *result.Document) []string {
 		if len(values) == 0 {
 			continue
 		}
-		all = append(all, fmt.Sprintf("%s (%s) does %.2f to %.2f times the requests of %s: clearly more in %d of %d workloads, clearly fewer in %d.",
-			c.Name, c.Text, slices.Min(values), slices.Max(values), c.Reference, faster, len(values), slower))
+		text := fmt.Sprintf("%s (%s) does %.2f to %.2f times the requests of %s", c.Name, c.Text, slices.Min(values), slices.Max(values), c.Reference)
+		if bounded > 0 {
+			text += fmt.Sprintf(": clearly more in %d of %d workloads, clearly fewer in %d", faster, bounded, slower)
+		}
+		all = append(all, text+".")
 	}
 	return all
 }

@@ -52,7 +52,7 @@ func TestSummary(t *testing.T) {
 	d.Results[1].Rounds[0].OtherCPUs, d.Results[1].Rounds[1].OtherCPUs, d.Results[0].Rounds[0].OtherCPUs, d.Results[0].Rounds[1].OtherCPUs = 1, 1, 1, 1
 	d.Summarize()
 	d.Summarize() // says nothing twice
-	for _, want := range []string{"2 processors carry", "other processes", "1 of 2 results differ", "3 rounds are too few", "interrupted"} {
+	for _, want := range []string{"2 processors carry", "other processes", "1 of 2 results differ", "too few rounds (3)", "interrupted"} {
 		if n := len(slices.DeleteFunc(slices.Clone(d.Remarks), func(s string) bool { return !strings.Contains(s, want) })); n != 1 {
 			t.Errorf("%q is said %d times in %q", want, n, d.Remarks)
 		}

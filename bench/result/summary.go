@@ -73,7 +73,7 @@ func (d *Document) remark() {
 			"the client costs too; processor time for each request is the fairer comparison", d.Machine.Processors)
 	}
 	if n := d.Settings.Rounds; n > 0 && n < stats.LeastRepeats {
-		say("%d rounds are too few to tell how certain a ratio is: expected at least %d", n, stats.LeastRepeats)
+		say("too few rounds (%d) to tell how certain a ratio is: it takes %d", n, stats.LeastRepeats)
 	}
 	var other, stolen []float64
 	wide := 0
@@ -96,7 +96,7 @@ func (d *Document) remark() {
 			wide, len(d.Results), maxSpread*100)
 	}
 	if !d.Complete {
-		say("the run was interrupted: what is missing was not measured")
+		say("the run was interrupted, or something in it failed: what is missing was not measured")
 	}
 }
 

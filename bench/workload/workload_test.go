@@ -87,7 +87,7 @@ func TestMatrix(t *testing.T) {
 		t.Errorf("quick has %d workloads (%v)", n, Quick.Check())
 	}
 	// 6 kinds, 4 sizes, 3 depths; and for each kind 8 clients and 16 images of the first size at the last depth.
-	if n := len(Full.Workloads()); n != 6*4*3+6*2 || Full.Check() != nil {
+	if n := len(Full.Workloads()); n != 6*4*3+6*(3+2) || Full.Check() != nil {
 		t.Errorf("full has %d workloads (%v)", n, Full.Check())
 	}
 	for name, change := range map[string]func(*Matrix){

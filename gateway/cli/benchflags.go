@@ -34,7 +34,7 @@ type matrixFlags struct {
 
 func (f *matrixFlags) add(fs *pflag.FlagSet) {
 	f.fs = fs
-	fs.BoolVar(&f.full, "full", false, "measure everything: all workloads, sizes and depths, 8 clients, 16 images; lists that are given go over it")
+	fs.BoolVar(&f.full, "full", false, "measure everything: all workloads, sizes and depths, up to 8 clients and 16 images; lists that are given go over it")
 	fs.StringSliceVar(&f.kinds, "workloads", nil,
 		"randread, randwrite, randrw, read, write, rw; rw is 70 % reads (default randread,randwrite)")
 	fs.StringSliceVar(&f.sizes, "sizes", nil, "sizes of requests (default 4K,16K,64K,1M)")

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksgate/luksgate/deploy/testenv"
+	"github.com/luksgate/luksgate/gateway/daemon/api"
 )
 
 // TestServeHeaderAndKDFLimit serves an image whose header is a file of its own, with a key derivation that one of two
@@ -28,6 +29,7 @@ func TestServeHeaderAndKDFLimit(t *testing.T) {
 	if size := testenv.Run(t, "nbdinfo", "--size", d.uri("enough", "enough.sock")); strings.TrimSpace(size) != "4194304" {
 		t.Errorf("size %s", size)
 	}
+	d.wait("its image is closed", func() bool { return d.export("enough").State == api.StateClosed })
 	if r := testenv.Try(t, "nbdinfo", d.uri("little", "little.sock")); r.ExitCode == 0 {
 		t.Errorf("a derivation beyond the limit was done: %s", r)
 	}

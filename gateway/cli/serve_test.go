@@ -315,7 +315,6 @@ exports:
   - {name: a, image: "mem:4M", socket: DIR/a.sock}
   - {name: broken, image: "file:DIR/none", socket: DIR/b.sock, plain: true, open: start}
 `, port))
-	d.wait("a.sock is there", func() bool { _, err := os.Stat(d.socket("a.sock")); return err == nil })
 	c := dial(t, d.socket("a.sock"))
 	c.writeHeader(1, 0, 4)
 	c.write([]byte("abcd"))

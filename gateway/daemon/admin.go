@@ -66,6 +66,7 @@ func (d *Daemon) serveHTTP(l net.Listener, h http.Handler) *http.Server {
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
+	s.RegisterOnShutdown(d.endRecordings) // it waits for them
 	d.tasks.Go(func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.Error("no more requests are answered", "socket", l.Addr().String(), "error", err)

@@ -145,10 +145,10 @@ func TestBenchCompare(t *testing.T) {
 		t.Fatal(err)
 	}
 	testenv.WriteFile(t, after, b)
-	if got := luksgate(t, "bench", "compare", before, after); got.ExitCode != 1 || !strings.Contains(got.Stdout, "worse") {
+	if got := luksgate(t, "bench", "compare", before, after); got.ExitCode != 1 || !strings.Contains(got.Stdout, "1 worse, 0 better") {
 		t.Errorf("a thousand times slower: %v", got)
 	}
-	if got := luksgate(t, "bench", "compare", after, before); got.ExitCode != 0 || !strings.Contains(got.Stdout, "better") {
+	if got := luksgate(t, "bench", "compare", after, before); got.ExitCode != 0 || !strings.Contains(got.Stdout, "0 worse, 1 better") {
 		t.Errorf("a thousand times faster: %v", got)
 	}
 	if got := luksgate(t, "bench", "compare", before, os.Args[0]); got.ExitCode != 1 || !strings.Contains(got.Stderr, "not a result") {

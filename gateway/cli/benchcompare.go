@@ -23,7 +23,8 @@ func newBenchCompare(s std) *cobra.Command {
 		Short: "Tell whether a newer run is slower than an older one",
 		Long: `Compare what two runs of luksgate bench with --json have in common. The exit code is 1 if anything is worse by more
 than --threshold: not by its median alone, but by the whole interval that holds the true change with 95 % confidence. So
-noise does not fail, and a change smaller than the noise is not found: more --rounds find smaller ones.
+noise does not fail, and a change smaller than the noise is not found: more --rounds find smaller ones. Of fewer than five
+rounds nothing can be told.
 
 Runs on different machines, or beside different load, are compared with --by ratio: by the ratio of each contestant to its
 reference in the same run.`,
@@ -61,14 +62,7 @@ func benchCompare(w io.Writer, oldName, newName string, by result.Metric, thresh
 	if err != nil {
 		return err
 	}
-	benchreport.Changes(w, changes, by)
-	worse := 0
-	for _, c := range changes {
-		if c.Verdict == result.Worse {
-			worse++
-		}
-	}
-	if worse > 0 {
+	if worse := benchreport.Changes(w, changes, by); worse > 0 {
 		return fmt.Errorf("%w: %d of %d results by more than %g %%", errRegression, worse, len(changes), threshold*100)
 	}
 	return nil

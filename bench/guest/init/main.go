@@ -126,6 +126,9 @@ func do(name string, args ...string) error {
 	return nil
 }
 
+// patience is how long, by the guest's clock, a program may take until it serves.
+const patience = time.Minute
+
 // background starts a program that stays, and waits until a path exists.
 func background(path, name string, args ...string) error {
 	var said bytes.Buffer // read when it has ended
@@ -136,7 +139,7 @@ func background(path, name string, args ...string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	for {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if _, err := os.Stat(path); err == nil {
 			return nil
 		}
@@ -146,4 +149,5 @@ func background(path, name string, args ...string) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+	return fmt.Errorf("%s %v: there is no %s after %v", name, args, path, patience)
 }

@@ -86,12 +86,21 @@ type Intervals struct {
 	Ends []float64
 }
 
-const longNameWidth, estimateWidth = 236.0, 118.0
+const (
+	estimateWidth = 118.0
+	axisWidth     = 406.0 // of the axis of ratios
+	// letterWidth is more than letters have on average, whatever the browser's font.
+	letterWidth = 6.8
+)
 
 // SVG draws it. What lies right of the line is faster.
 func (p Intervals) SVG() string {
-	const width = 760.0
-	left, right, bottom := longNameWidth, width-estimateWidth, topMargin+rowHeight*float64(len(p.Rows))
+	left := nameWidth
+	for _, r := range p.Rows {
+		left = max(left, 16+letterWidth*float64(len(r.Name)))
+	}
+	right, bottom := left+axisWidth, topMargin+rowHeight*float64(len(p.Rows))
+	width := right + estimateWidth
 	c := newCanvas(width, bottom+axisHeight, p.Title)
 	c.text("title", "start", 8, 18, p.Title)
 	values := append([]float64{1}, p.Ends...)

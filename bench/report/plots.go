@@ -180,7 +180,7 @@ func (p *plotter) cpu() []template.HTML {
 			}
 			for _, c := range p.d.Contestants {
 				r := p.d.Find(w, c.Name)
-				if r == nil {
+				if r == nil || len(r.CPU) == 0 {
 					continue
 				}
 				bar := chart.Bar{Name: c.Name, Values: make([]float64, len(parts))}

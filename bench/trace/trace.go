@@ -21,10 +21,10 @@ const (
 
 // Limits of what a file can say.
 const (
-	// MaxNameBytes is the longest name of an export (NBD, "Values").
-	MaxNameBytes = 4096
-	// MaxDataBytes is the most that a read or write moves.
-	MaxDataBytes = 32 << 20
+	// maxNameBytes is the longest name of an export (NBD, "Values").
+	maxNameBytes = 4096
+	// maxDataBytes is the most that a read or write moves.
+	maxDataBytes = 32 << 20
 	maxGap       = time.Duration(1) << 53 // three months
 )
 
@@ -98,8 +98,8 @@ type Writer struct {
 
 // NewWriter writes the header.
 func NewWriter(w io.Writer, h Header) (*Writer, error) {
-	if len(h.Name) > MaxNameBytes || h.SizeBytes < 0 {
-		return nil, fmt.Errorf("trace: name of %d bytes and device of %d, expected at most %d and at least 0", len(h.Name), h.SizeBytes, MaxNameBytes)
+	if len(h.Name) > maxNameBytes || h.SizeBytes < 0 {
+		return nil, fmt.Errorf("trace: name of %d bytes and device of %d, expected at most %d and at least 0", len(h.Name), h.SizeBytes, maxNameBytes)
 	}
 	t := &Writer{w: bufio.NewWriterSize(w, 64<<10)}
 	b := append([]byte(magic), version)
@@ -162,7 +162,7 @@ func NewReader(r io.Reader) (*Reader, error) {
 	t.SizeBytes = int64(binary.LittleEndian.Uint64(head[len(magic)+1:]))
 	t.Started = time.Unix(0, int64(binary.LittleEndian.Uint64(head[len(magic)+9:])))
 	n, err := binary.ReadUvarint(t.r)
-	if err != nil || n > MaxNameBytes || t.SizeBytes < 0 {
+	if err != nil || n > maxNameBytes || t.SizeBytes < 0 {
 		return nil, fmt.Errorf("%w: name of %d bytes, device of %d (%w)", ErrFormat, n, t.SizeBytes, orNothing(err))
 	}
 	name := make([]byte, n)
@@ -240,7 +240,7 @@ func (t *Reader) fields(r *Record) error {
 	r.OffsetBytes = t.last.OffsetBytes + t.last.LengthBytes + distance
 	r.LengthBytes = int64(length)
 	if length > uint64(t.SizeBytes) || r.OffsetBytes < 0 || r.OffsetBytes > t.SizeBytes-r.LengthBytes ||
-		r.Op.moves() && r.LengthBytes > MaxDataBytes || r.LengthBytes >= 1<<32 {
+		r.Op.moves() && r.LengthBytes > maxDataBytes || r.LengthBytes >= 1<<32 {
 		return fmt.Errorf("%w: record %d: %s of %d bytes at %d of a device of %d", ErrFormat, t.count, r.Op, length, r.OffsetBytes, t.SizeBytes)
 	}
 	return nil

@@ -22,7 +22,7 @@ var sample = []Record{
 	{time.Second, Zero, NoHole | Fast, 1<<40 - 1<<31, 1 << 31},
 	{time.Hour, Trim, FUA, 0, 1 << 20},
 	{time.Hour + 1, Cache, 0, 512, 512},
-	{time.Hour + 2, Read, 0, 7, MaxDataBytes},
+	{time.Hour + 2, Read, 0, 7, maxDataBytes},
 }
 
 func file(t testing.TB, list []Record) []byte {

@@ -145,7 +145,7 @@ fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given
 # ---- measuring
 
 .PHONY: bench
-bench: bench-crypto bench-nbd bench-rbd bench-storm bench-layers bench-latency bench-guest ## all of the benchmarks below
+bench: bench-crypto bench-nbd bench-rbd bench-storm bench-scale bench-upgrade bench-layers bench-latency bench-guest ## all of the benchmarks below
 
 .PHONY: bench-crypto
 bench-crypto: ## the cipher's kernels beside OpenSSL, the worker pool; BENCH_FLAGS=-help says more
@@ -168,6 +168,19 @@ bench-storm: build ## 20 clones of one image exported at once: time and memory; 
 	@deploy/install-deps ceph
 	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
 	  $(GO) run ./bench/storm $(BENCH_FLAGS)
+
+.PHONY: bench-scale
+bench-scale: build ## 500 exports with 4 idle clients each, of files and of RBD images: what they cost; BENCH_FLAGS=-help says more
+	$(GO_CEPH) run ./bench/scale $(BENCH_FLAGS)
+	@deploy/install-deps ceph
+	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
+	  $(GO) run ./bench/scale -image rbd:rbd/scale $(BENCH_FLAGS)
+
+.PHONY: bench-upgrade
+bench-upgrade: build ## the longest gap that clients see at "luksgate upgrade"; BENCH_FLAGS=-help says more
+	@deploy/install-deps ceph
+	@GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
+	  $(GO) run ./bench/upgrade $(BENCH_FLAGS)
 
 # gonbdserver is a peer of the layers where it is found; see bench/peers.
 .PHONY: bench-layers

@@ -19,7 +19,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/luksgate/luksgate/gateway/daemon/api"
+	"github.com/luksgate/luksgate/bench/proc"
+	"github.com/luksgate/luksgate/bench/serve"
 )
 
 // A kind of clone.
@@ -75,10 +76,10 @@ func (s *storm) run() (err error) {
 		for _, r := range []result{one, all} {
 			each := "-"
 			if r.clones > 1 {
-				each = fmt.Sprintf("%.1f MiB", float64(all.rssKiB-one.rssKiB)/float64(s.clones-1)/1024)
+				each = fmt.Sprintf("%.1f MiB", float64(all.RSSBytes-one.RSSBytes)/float64(s.clones-1)/(1<<20))
 			}
 			fmt.Fprintf(w, "%d\t%s\t%v\t%v\t%v\t%d MiB\t%s\t%d\n", r.clones, k.name, r.ready.Round(time.Millisecond),
-				r.opens[len(r.opens)/2].Round(time.Millisecond), r.opens[len(r.opens)-1].Round(time.Millisecond), r.rssKiB>>10, each, r.threads)
+				r.opens[len(r.opens)/2].Round(time.Millisecond), r.opens[len(r.opens)-1].Round(time.Millisecond), r.RSSBytes>>20, each, r.Threads)
 		}
 	}
 	return w.Flush()
@@ -139,93 +140,48 @@ func (s *storm) clean() error {
 }
 
 type result struct {
-	clones  int
-	ready   time.Duration   // from the start of the process until the last image was open
-	opens   []time.Duration // of each image, ascending
-	rssKiB  int64
-	threads int64
+	proc.Process
+	clones int
+	ready  time.Duration   // from the start of the process until the last image was open
+	opens  []time.Duration // of each image, ascending
 }
 
 // measure exports n clones and waits until all are open.
 func (s *storm) measure(k kind, n int) (r result, err error) {
-	conf := fmt.Sprintf("admin: {socket: %s/admin}\nexports:\n", s.dir)
-	for i := range n {
-		conf += fmt.Sprintf("  - {name: c%d, image: \"rbd:%s\", socket: %s/c%d, key: {file: %s/key}, engine: %s, open: start}\n",
-			i, s.clone(k.own, i), s.dir, i, s.dir, k.engine)
-	}
-	file := filepath.Join(s.dir, "conf")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		return r, err
-	}
-	log, err := os.Create(filepath.Join(s.dir, "log"))
+	r.clones = n
+	dir, err := os.MkdirTemp(s.dir, "serve")
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
-	cmd := exec.Command(s.program, "serve", "--config", file)
-	cmd.Stderr = log
+	conf := "exports:\n"
+	for i := range n {
+		conf += fmt.Sprintf("  - {name: c%d, image: \"rbd:%s\", socket: DIR/c%d, key: {file: %s/key}, engine: %s, open: start}\n",
+			i, s.clone(k.own, i), i, s.dir, k.engine)
+	}
 	start := time.Now()
-	if err := cmd.Start(); err != nil {
+	d, err := serve.Start(s.program, dir, conf)
+	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, cmd.Process.Signal(os.Interrupt), cmd.Wait()) }()
-	client := api.NewClient(filepath.Join(s.dir, "admin"))
-	for r.clones = n; ; time.Sleep(5 * time.Millisecond) {
-		open, err := allOpen(client, n)
-		if err != nil && time.Since(start) > time.Minute {
-			return r, err
-		}
-		if open {
-			break
-		}
+	defer func() { err = errors.Join(err, d.Stop()) }()
+	if err := d.WaitOpen(context.Background()); err != nil {
+		return r, err
 	}
 	r.ready = time.Since(start)
-	return r, r.read(cmd.Process.Pid, log.Name())
+	if r.Process, err = d.State(); err != nil {
+		return r, err
+	}
+	log, err := d.Log()
+	if err != nil {
+		return r, err
+	}
+	r.opens, err = opens(log)
+	return r, err
 }
 
-func allOpen(client *api.Client, n int) (bool, error) {
-	exports, err := client.Exports(context.Background())
-	if err != nil {
-		return false, err
-	}
-	open := 0
-	for _, e := range exports {
-		if e.State == api.StateFailed {
-			return false, fmt.Errorf("%s: %s", e.Name, e.Error)
-		}
-		if e.State == api.StateOpen {
-			open++
-		}
-	}
-	if open < n {
-		return false, fmt.Errorf("%d of %d images are open", open, n)
-	}
-	return true, nil
-}
-
-// read reads what the kernel knows of the process, and what it said itself.
-func (r *result) read(pid int, log string) error {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(line, ":")
-		switch name {
-		case "VmRSS":
-			_, err = fmt.Sscan(value, &r.rssKiB)
-		case "Threads":
-			_, err = fmt.Sscan(value, &r.threads)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	text, err := os.ReadFile(log)
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(text)) {
+// opens are how long images took to open, as the gateway's log has it, ascending.
+func opens(log string) (all []time.Duration, err error) {
+	for line := range strings.Lines(log) {
 		_, after, ok := strings.Cut(line, " after=")
 		if !ok || !strings.Contains(line, "image open") {
 			continue
@@ -233,13 +189,13 @@ func (r *result) read(pid int, log string) error {
 		after, _, _ = strings.Cut(strings.TrimSpace(after), " ")
 		took, err := time.ParseDuration(after)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		r.opens = append(r.opens, took)
+		all = append(all, took)
 	}
-	slices.Sort(r.opens)
-	if len(r.opens) == 0 {
-		return errors.New("the gateway says nothing of images that it opened")
+	slices.Sort(all)
+	if len(all) == 0 {
+		return nil, errors.New("the gateway says nothing of images that it opened")
 	}
-	return nil
+	return all, nil
 }

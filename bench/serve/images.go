@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/luksgate/luksgate/bench/engine"
+	"github.com/luksgate/luksgate/bench/scratch"
+	"github.com/luksgate/luksgate/gateway/image"
+	"github.com/luksgate/luksgate/gateway/image/rbd"
+)
+
+// ImageBytes is how much plaintext each of Images has.
+const ImageBytes = 1 << 20
+
+// sectorBytes of the images, as rbd formats them.
+const sectorBytes = 4096
+
+// Images are small LUKS2 images of one passphrase.
+type Images struct {
+	maker   *scratch.Maker
+	refs    []image.Ref
+	keyFile string
+	release func() // the connection to the cluster, which one image after the other uses
+}
+
+// MakeImages makes n images beside target, file:PATH or rbd:POOL/IMAGE, and the file of their key in dir.
+func MakeImages(ctx context.Context, target, dir string, n int) (*Images, error) {
+	ref, err := image.ParseRef(target)
+	if err != nil {
+		return nil, err
+	}
+	ceph := rbd.Config{ImagesPerConnection: 2}
+	m := &Images{keyFile: filepath.Join(dir, "key"), release: func() {}}
+	if ref.Scheme == image.RBD {
+		if _, m.release, err = rbd.Acquire(ceph); err != nil {
+			return nil, err
+		}
+	}
+	m.maker, err = scratch.NewMaker(scratch.Options{
+		Target: ref, SizeBytes: ImageBytes, Version: 2, SectorBytes: sectorBytes, Ceph: ceph,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		m.release()
+		return nil, err
+	}
+	err = os.WriteFile(m.keyFile, m.maker.Key.Bytes(), 0o600)
+	for i := 0; i < n && err == nil; i++ {
+		var img *scratch.Image
+		if img, err = m.maker.New(ctx, nil); err == nil {
+			m.refs = append(m.refs, img.Ref)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// Close removes the images.
+func (m *Images) Close() error {
+	err := m.maker.Close()
+	m.release()
+	return errors.Join(err, os.Remove(m.keyFile))
+}
+
+// Conf is a configuration that exports the images from one number on up to another, with a shared socket.
+func (m *Images) Conf(from, to int) string {
+	var b strings.Builder
+	b.WriteString("listen: [{socket: DIR/nbd}]\nexports:\n")
+	for i := from; i < to; i++ {
+		fmt.Fprintf(&b, "  - {name: %s, image: \"%s\", key: {file: %s}}\n", exportName(i), m.refs[i], m.keyFile)
+	}
+	return b.String()
+}
+
+func exportName(i int) string { return fmt.Sprintf("e%d", i) }
+
+// Endpoint is where a daemon with such a configuration has an image.
+func (d *Daemon) Endpoint(i int) engine.Endpoint {
+	return engine.Endpoint{Network: "unix", Address: d.Socket("nbd"), Export: exportName(i)}
+}

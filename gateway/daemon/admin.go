@@ -154,6 +154,7 @@ func (d *Daemon) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/exports/{name}/record", d.handleRecord)
 	mux.HandleFunc("DELETE /v1/exports/{name}/record", d.withExport(endRecording))
 	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) {
+		d.countAll()
 		answer(w, http.StatusOK, api.Stats{At: time.Now(), Since: d.started, Exports: d.metrics.Snapshots()})
 	})
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) {

@@ -253,36 +253,25 @@ func (e *export) begin(img *openImage) {
 	e.log.Info("image open", "image", img.cfg.Image, "size", img.export.Device().SizeBytes(), "after", img.took)
 }
 
-// statsEvery is how often an open RBD image is asked for its counters.
-const statsEvery = 5 * time.Second
-
 // watch looks after an open image until it is closed. An image that can no longer be used ends its clients: the next
-// one opens it anew.
+// one opens it anew. It has no timer: hundreds of images that nobody uses cost nothing.
 func (e *export) watch(img *openImage) {
-	tick := time.NewTicker(statsEvery)
-	defer tick.Stop()
-	dead := img.export.Dead()
-	for {
-		select {
-		case <-img.quit:
-			e.count(img) // for the last time
-			return
-		case <-dead:
-			dead = nil
-			e.stats.Ended()
-			e.log.Error("the image can no longer be used; its clients are disconnected", "error", img.export.Err())
-			e.daemon.server.Disconnect(e.name)
-			e.mu.Lock()
-			e.failure = img.export.Err()
-			e.idleLocked()
-			e.mu.Unlock()
-		case <-tick.C:
-			e.count(img)
-		}
+	select {
+	case <-img.export.Dead():
+		e.stats.Ended()
+		e.log.Error("the image can no longer be used; its clients are disconnected", "error", img.export.Err())
+		e.daemon.server.Disconnect(e.name)
+		e.mu.Lock()
+		e.failure = img.export.Err()
+		e.idleLocked()
+		e.mu.Unlock()
+		<-img.quit
+	case <-img.quit:
 	}
+	e.count(img) // for the last time
 }
 
-// count takes over what an RBD image has counted.
+// count takes over what an RBD image has counted. Somebody who looks at the counters has it done, and the image's end.
 func (e *export) count(img *openImage) {
 	s, ok := img.export.RBDStats()
 	if !ok {
@@ -339,8 +328,8 @@ func (e *export) shut() error {
 		err = standby.close()
 	}
 	if img != nil {
-		e.stats.Closed()
 		err = errors.Join(err, img.close())
+		e.stats.Closed()
 	}
 	return err
 }

@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,7 @@ type Export struct {
 	engine string
 	errnos map[uint32]uint64
 	rbd    *RBD // nil unless it is such an image
+	before RBD  // what images that are closed had counted
 }
 
 // Opened tells that an attempt to open the image ended after took; engine is who decrypts.
@@ -72,6 +74,7 @@ func (e *Export) Closed() {
 	defer e.mu.Unlock()
 	if e.rbd != nil {
 		e.rbd.Waiting, e.rbd.Oldest = 0, 0
+		e.before = *e.rbd
 	}
 }
 
@@ -108,10 +111,21 @@ type RBD struct {
 // A Failure is an operation of librbd and the name of the error that it ended with.
 type Failure struct{ Op, Errno string }
 
-// RBD sets what the open image has counted so far.
+// RBD sets what the open image has counted so far. It is added to what images before had counted: a lock that is lost ends
+// an image, and must not be forgotten with it.
 func (e *Export) RBD(r RBD) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	r.LockTaken += e.before.LockTaken
+	r.LockLost += e.before.LockLost
+	failures := maps.Clone(e.before.Failures)
+	if failures == nil {
+		failures = map[Failure]uint64{}
+	}
+	for f, n := range r.Failures {
+		failures[f] += n
+	}
+	r.Failures = failures
 	e.rbd = &r
 }
 

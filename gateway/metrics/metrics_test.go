@@ -95,6 +95,23 @@ func TestConnectionTotals(t *testing.T) {
 	}
 }
 
+// TestRBDCountersOutliveImages makes sure that counters never fall: Prometheus would miss what an image counted last.
+func TestRBDCountersOutliveImages(t *testing.T) {
+	e := NewSet(Build{}, nil).Export("a")
+	lost := Failure{"write", "ESHUTDOWN"}
+	e.RBD(RBD{LockTaken: 2, LockLost: 1, Waiting: 3, Failures: map[Failure]uint64{lost: 4}})
+	e.Closed()
+	if e.rbd.Waiting != 0 || e.Snapshot().LockLost != 1 {
+		t.Errorf("closed: %+v", e.rbd)
+	}
+	for range 2 { // what the next image has counted so far is not added twice
+		e.RBD(RBD{LockTaken: 1, Failures: map[Failure]uint64{lost: 1, {"read", "EIO"}: 1}})
+	}
+	if e.rbd.LockTaken != 3 || e.rbd.LockLost != 1 || e.rbd.Failures[lost] != 5 || e.rbd.Failures[Failure{"read", "EIO"}] != 1 {
+		t.Errorf("opened again: %+v", e.rbd)
+	}
+}
+
 func BenchmarkRequest(b *testing.B) {
 	c := NewSet(Build{}, nil).Connected("a")
 	for b.Loop() {

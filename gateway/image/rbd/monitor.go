@@ -15,6 +15,9 @@ import (
 
 const (
 	monitorEvery = time.Second
+	// idleEvery is how often an image is looked after that nobody has used since the last time: hundreds of them are to cost
+	// next to nothing.
+	idleEvery = 5 * time.Second
 	// lockCheckPause is how long there was no write before one looks whether the lock is still ours.
 	lockCheckPause = 200 * time.Millisecond
 	// SlowAfter is how long a request waits for the cluster until that is said.
@@ -28,9 +31,11 @@ type monitor struct {
 	m    *Image
 	quit chan struct{}
 	wg   sync.WaitGroup
+	used [2]attention // of the two goroutines that look
 
 	taken, lost atomic.Uint64
 	waiting     atomic.Int64
+	inFlight    atomic.Bool // requests of any image of the connection, when we last looked
 
 	lockMu    sync.Mutex
 	owner     bool         // whether the lock was ours when we last looked; under lockMu
@@ -51,28 +56,55 @@ const (
 func startMonitor(m *Image) *monitor {
 	w := &monitor{m: m, quit: make(chan struct{}), dead: make(chan struct{})}
 	w.owner = m.opts.Lock == LockExclusive && !m.opts.ReadOnly && !m.opts.Standby
-	w.every(func() {
+	w.every(&w.used[0], func() {
 		w.checkSize()
 		if m.hasLock && !m.opts.ReadOnly {
 			w.checkLock()
 		}
 	})
-	w.every(w.checkWaiting) // on its own, since what librbd is asked above waits for the cluster too
+	w.every(&w.used[1], w.checkWaiting) // on its own, since what librbd is asked above waits for the cluster too
 	return w
 }
 
-// every calls f again and again until stop.
-func (w *monitor) every(f func()) {
+// An attention tells a goroutine of the monitor that the image is in use.
+type attention struct {
+	since atomic.Bool // there were requests since the goroutine looked last
+	wake  chan struct{}
+}
+
+// call is on the path of every request; only the first one after a look does more than read.
+func (a *attention) call() {
+	if a.since.Load() || a.since.Swap(true) {
+		return
+	}
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// every calls f again and again until stop: often while the image is in use.
+func (w *monitor) every(a *attention, f func()) {
+	a.wake = make(chan struct{}, 1)
 	w.wg.Go(func() {
-		tick := time.NewTicker(monitorEvery)
-		defer tick.Stop()
+		timer := time.NewTimer(monitorEvery)
+		defer timer.Stop()
 		for {
 			select {
 			case <-w.quit:
 				return
-			case <-tick.C:
-				f()
+			case <-a.wake:
+				timer.Reset(monitorEvery)
+				continue
+			case <-timer.C:
 			}
+			used := a.since.Swap(false)
+			f()
+			pause := idleEvery
+			if used || w.inFlight.Load() {
+				pause = monitorEvery
+			}
+			timer.Reset(pause)
 		}
 	})
 }
@@ -107,6 +139,7 @@ func (w *monitor) checkSize() {
 func (w *monitor) checkWaiting() {
 	n, oldest := w.m.cluster.queue.waiting(SlowAfter)
 	before := w.waiting.Swap(int64(n))
+	w.inFlight.Store(oldest > 0)
 	switch {
 	case n > 0 && before == 0:
 		w.m.opts.Logger.Warn("the cluster does not answer: requests wait and go on when it does", "requests", n, "for", oldest.Round(time.Second))
@@ -198,6 +231,9 @@ func (w *monitor) err() error {
 func (w *monitor) usable(write bool) error {
 	if w == nil {
 		return nil
+	}
+	for i := range w.used {
+		w.used[i].call()
 	}
 	use := w.noUse.Load()
 	if use == 0 || use == useReadOnly && !write {

@@ -87,6 +87,6 @@ func (c *console) table() string {
 		}
 		b.WriteString("\n")
 	}
-	fmt.Fprintf(&b, "\nRounds differ by at most %.1f %%. In the guest: %s.\n", spread*100, strings.Join(c.about, "; "))
+	fmt.Fprintf(&b, "\nSpread of the rounds: at most %.1f %%. In the guest: %s.\n", spread*100, strings.Join(c.about, "; "))
 	return b.String()
 }

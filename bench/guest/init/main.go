@@ -74,7 +74,7 @@ func about() error {
 	}
 	for line := range strings.Lines(string(out)) {
 		if strings.HasPrefix(line, "xts") {
-			fmt.Print(measure.AboutPrefix, "luksgate: ", line)
+			fmt.Println(measure.AboutPrefix+"luksgate:", strings.Join(strings.Fields(line), " "))
 		}
 	}
 	crypto, err := os.ReadFile("/proc/crypto")

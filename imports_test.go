@@ -30,7 +30,7 @@ var importRules = []struct {
 	{"attach/virt", []string{"attach", "github.com/digitalocean/go-libvirt"}},
 	{"attach/plug", []string{"attach", "libvirt.org/go/libvirtxml"}},
 	{"attach", []string{"libvirt.org/go/libvirtxml", "gopkg.in/yaml.v3", "go.yaml.in/yaml"}},
-	{"gateway/image/mem", []string{"crypt/volume", "golang.org/x/sys"}},
+	{"gateway/image/mem", []string{"crypt/volume", "nbdserver/blocks"}},
 	{"gateway/image", []string{"gateway/image", "crypt/volume", "crypt/secret", "golang.org/x/sys", "github.com/ceph/go-ceph"}},
 	{"gateway/layered", nil},
 	{"gateway/key/vault", []string{"gateway/key", "crypt/secret", "github.com/openbao/openbao/api"}},

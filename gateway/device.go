@@ -76,8 +76,9 @@ func (d *volumeDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []n
 // plainDevice serves a store's bytes as they are: plaintext, or what another engine decrypted.
 type plainDevice struct {
 	volume.Store
-	async volume.AsyncStore // Store, if it is one
-	props nbdserver.Properties
+	async  volume.AsyncStore // Store, if it is one
+	memory memory            // Store, if it is one
+	props  nbdserver.Properties
 	// foreign: another engine encrypts, and writes zeros as data.
 	foreign bool
 	iovs    sync.Pool // of *[1][]byte
@@ -86,8 +87,46 @@ type plainDevice struct {
 func newPlainDevice(s volume.Store, readOnly, immediate bool) *plainDevice {
 	d := &plainDevice{Store: s, props: properties(readOnly, immediate), iovs: sync.Pool{New: func() any { return new([1][]byte) }}}
 	d.async, _ = s.(volume.AsyncStore)
+	d.memory, _ = s.(memory)
 	return d
 }
+
+// memory is a store whose bytes can be sent from where they are, and which makes payloads part of itself.
+type memory interface {
+	Lend(offsetBytes, lengthBytes int64) []byte
+	TakeBack(offsetBytes int64)
+	Spare(offsetBytes, lengthBytes int64, dst [][]byte) [][]byte
+	Adopt(offsetBytes int64, pieces [][]byte)
+	GiveUp(pieces [][]byte)
+}
+
+// Lend implements nbdserver.Lender where the store can.
+func (d *plainDevice) Lend(offsetBytes, lengthBytes int64) []byte {
+	if d.memory == nil {
+		return nil
+	}
+	return d.memory.Lend(offsetBytes, lengthBytes)
+}
+
+// TakeBack implements nbdserver.Lender.
+func (d *plainDevice) TakeBack(offsetBytes int64) { d.memory.TakeBack(offsetBytes) }
+
+// Spare implements nbdserver.Lender where the store can.
+func (d *plainDevice) Spare(offsetBytes, lengthBytes int64, dst [][]byte) [][]byte {
+	if d.memory == nil {
+		return dst
+	}
+	return d.memory.Spare(offsetBytes, lengthBytes, dst)
+}
+
+// Adopt implements nbdserver.Lender. Memory is as stable as it gets.
+func (d *plainDevice) Adopt(offsetBytes int64, pieces [][]byte, _ bool) error {
+	d.memory.Adopt(offsetBytes, pieces)
+	return nil
+}
+
+// GiveUp implements nbdserver.Lender.
+func (d *plainDevice) GiveUp(pieces [][]byte) { d.memory.GiveUp(pieces) }
 
 // lend makes a list of p, for the time of a call.
 func (d *plainDevice) lend(p []byte) *[1][]byte {

@@ -24,8 +24,11 @@ type Export struct {
 // all connections share the image, which Close closes.
 func (e *Export) Device() nbdserver.Device {
 	s := sized{e.device, e.device.SizeBytes(), e.rotational}
-	if a, ok := e.device.(nbdserver.AsyncDevice); ok {
-		return sizedAsync{a, s}
+	switch d := e.device.(type) {
+	case *plainDevice:
+		return sizedPlain{sizedAsync{d, s}, d}
+	case nbdserver.AsyncDevice:
+		return sizedAsync{d, s}
 	}
 	return s
 }
@@ -88,6 +91,21 @@ type sizedAsync struct {
 type starter interface {
 	StartRead(p []byte, offsetBytes int64, done nbdserver.Completion) bool
 	StartWrite(p []byte, offsetBytes int64, done nbdserver.Completion) bool
+}
+
+// sizedPlain is the same of a device that may also lend its memory.
+type sizedPlain struct {
+	sizedAsync
+	lender
+}
+
+// A lender is what a nbdserver.Lender has more than a Device.
+type lender interface {
+	Lend(offsetBytes, lengthBytes int64) []byte
+	TakeBack(offsetBytes int64)
+	Spare(offsetBytes, lengthBytes int64, dst [][]byte) [][]byte
+	Adopt(offsetBytes int64, pieces [][]byte, fua bool) error
+	GiveUp(pieces [][]byte)
 }
 
 // SizeBytes implements nbdserver.Device.

@@ -38,6 +38,7 @@ type conn struct {
 	peer    *Peer
 	session
 	async    AsyncDevice // the device, if it is one
+	lender   Lender      // the device, if it is one and answers at once
 	rules    requestRules
 	extended bool
 	metrics  ConnMetrics
@@ -71,6 +72,7 @@ type conn struct {
 		arena   *buffer.Buffer // of out, or nil while out is few
 		few     [fewBytes]byte // for replies without data, which must not wait for memory
 		bulk    requestList    // large reads in progress, in turn
+		lent    [][]byte       // memory of the device for the payload that is being received
 	}
 
 	// sender is owned by whoever set sending.
@@ -86,7 +88,6 @@ type conn struct {
 	failed   error // first error of the socket; nothing is sent after it
 	inFlight int
 	bytes    int64
-	arenas   int // in queue
 	spare    *request
 }
 
@@ -97,7 +98,6 @@ type request struct {
 	data   []byte         // payload of a write, data of a read's reply, or raw bytes of a reply
 	done   int            // bytes of data whose chunks are sent
 	raw    bool           // data goes out as it is
-	arena  bool           // counted in conn.arenas
 	held   int64          // bytes counted in conn.bytes
 	slot   bool           // counted in conn.inFlight
 	arrive time.Time
@@ -168,6 +168,9 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, peer *Peer, sess sessi
 	c.reader.buf = c.reader.small[:]
 	c.reader.limit = bigReadBytes
 	c.reader.out = c.reader.few[:]
+	if sess.props.Immediate && c.io.canPoll() {
+		c.lender, _ = sess.device.(Lender)
+	}
 	if !sess.props.Immediate {
 		c.deviceNanos.Store(2 * fastNanos) // until measured
 	}

@@ -50,6 +50,26 @@ type Device interface {
 	Close() error
 }
 
+// A Lender is a Device in memory that lets the server send from there and receive into it, without a copy between. It is
+// asked only where Properties.Immediate is set, and may always have nothing to lend; then ReadAt and WriteAt do it.
+type Lender interface {
+	Device
+
+	// Lend returns the device's own memory of the first bytes of a range that is not empty, or nil. Nothing changes these
+	// bytes until the server, soon and without waiting for anybody, calls TakeBack with the same offset. The server does
+	// not write to them, and borrows one piece at a time.
+	Lend(offsetBytes, lengthBytes int64) []byte
+	TakeBack(offsetBytes int64)
+
+	// Spare appends to dst pieces of memory for a write to a range that is not empty, of undefined content and not part
+	// of the device's, or nothing. They are the server's until it calls, without waiting after they are filled, Adopt,
+	// which does what WriteAt would do with them; or, when the write does not come to its end, GiveUp. Either gets them
+	// as they are in dst.
+	Spare(offsetBytes, lengthBytes int64, dst [][]byte) [][]byte
+	Adopt(offsetBytes int64, pieces [][]byte, fua bool) error
+	GiveUp(pieces [][]byte)
+}
+
 // ZeroFlags modify WriteZeroes.
 type ZeroFlags uint8
 

@@ -49,9 +49,13 @@ func (c *conn) account(q *wire.Request, arrive, start time.Time, errno uint32) {
 // inlineWrite executes a write whose payload is in the read buffer.
 func (c *conn) inlineWrite(q *wire.Request, payload []byte) error {
 	start := c.clock()
-	err := c.device.WriteAt(payload, int64(q.OffsetBytes), q.Flags&wire.CmdFlagFUA != 0)
+	return c.wrote(q, start, start, c.device.WriteAt(payload, int64(q.OffsetBytes), q.Flags&wire.CmdFlagFUA != 0))
+}
+
+// wrote answers a write that the reader made.
+func (c *conn) wrote(q *wire.Request, arrive, start time.Time, err error) error {
 	errno := errnoOf(err, false)
-	c.account(q, start, start, errno)
+	c.account(q, arrive, start, errno)
 	if err != nil {
 		c.logError(q, err, errno)
 		return c.replyError(q, errno, errnoText(errno))
@@ -59,37 +63,43 @@ func (c *conn) inlineWrite(q *wire.Request, payload []byte) error {
 	return c.replyDone(q)
 }
 
-// inlineRead executes a read straight into the reply arena.
+// inlineRead executes a read whose reply fits the arena.
 func (c *conn) inlineRead(q *wire.Request) error {
+	switch {
+	case c.mode == modeSimple:
+		return c.inlineSimple(q)
+	case q.LengthBytes == 0:
+		return c.replyDone(q)
+	}
 	n := int(q.LengthBytes)
-	space, err := c.arenaSpace(wire.MaxDataHeaderBytes + n)
+	arrive := c.clock()
+	if q.Flags&wire.CmdFlagDF == 0 {
+		sent, err := c.lendAll(q, arrive, n)
+		if sent == n || err != nil {
+			return err
+		}
+		n -= sent
+	}
+	_, err := c.readChunk(q, arrive, q.OffsetBytes+q.LengthBytes-uint64(n), n, true)
+	return err
+}
+
+// inlineSimple is inlineRead without chunks.
+func (c *conn) inlineSimple(q *wire.Request) error {
+	n := int(q.LengthBytes)
+	space, err := c.arenaSpace(wire.SimpleReplyBytes + n)
 	if err != nil {
 		return err
 	}
-	header := wire.SimpleReplyBytes
-	if c.mode != modeSimple {
-		header = wire.HeaderBytes(c.extended) + 8
-	}
-	data := space[header : header+n]
 	start := c.clock()
-	err = c.device.ReadAt(data, int64(q.OffsetBytes))
+	err = c.device.ReadAt(space[wire.SimpleReplyBytes:wire.SimpleReplyBytes+n], int64(q.OffsetBytes))
 	errno := errnoOf(err, false)
 	c.account(q, start, start, errno)
-	switch {
-	case err != nil:
+	if err != nil {
 		c.logError(q, err, errno)
 		return c.replyError(q, errno, errnoText(errno))
-	case c.mode == modeSimple:
-		wire.PutSimpleReply(space, 0, q.Cookie)
-	case n == 0:
-		return c.replyDone(q)
-	case isZero(data):
-		c.reader.used += wire.PutHoleChunk(space, c.extended, wire.ChunkFlagDone, q.Cookie, q.OffsetBytes, q.OffsetBytes, n)
-		return nil
-	default:
-		wire.PutDataChunk(space, c.extended, wire.ChunkFlagDone, q.Cookie, q.OffsetBytes, q.OffsetBytes, n)
 	}
-	c.reader.used += header + n
+	c.reader.used += wire.PutSimpleReply(space, 0, q.Cookie) + n
 	return nil
 }
 
@@ -202,26 +212,27 @@ func (c *conn) startBulk(q *wire.Request) error {
 func (c *conn) bulkPiece() error {
 	r := c.reader.bulk.pop()
 	n := min(int(r.LengthBytes)-r.done, pieceBytes)
-	last := r.done+n == int(r.LengthBytes)
-	piece := r.Request
-	piece.OffsetBytes += uint64(r.done)
-	piece.LengthBytes = uint64(n)
-	ended, err := c.bulkChunk(r, &piece, last)
-	if ended || err != nil {
+	offset := r.OffsetBytes + uint64(r.done)
+	sent, err := c.lendChunk(&r.Request, r.arrive, offset, n, r.done+n == int(r.LengthBytes))
+	failed := false
+	if sent == 0 && err == nil {
+		sent = n
+		failed, err = c.readChunk(&r.Request, r.arrive, offset, n, r.done+n == int(r.LengthBytes))
+	}
+	if r.done += sent; failed || err != nil || r.done == int(r.LengthBytes) {
 		c.free(r)
-		if err != nil {
-			return err
-		}
 	} else {
-		r.done += n
 		c.reader.bulk.push(r)
 	}
-	return c.flushOn(c.reader.bulk.head != nil)
+	if err != nil {
+		return err
+	}
+	return c.flush()
 }
 
-// bulkChunk puts one chunk of a large read into the arena. It returns true when the reply is complete.
-func (c *conn) bulkChunk(r *request, piece *wire.Request, last bool) (bool, error) {
-	n := int(piece.LengthBytes)
+// readChunk puts n bytes of a read, with last its last ones, into the arena. It returns true if the device failed, which
+// ends the reply.
+func (c *conn) readChunk(q *wire.Request, arrive time.Time, offset uint64, n int, last bool) (failed bool, err error) {
 	space, err := c.arenaSpace(wire.MaxDataHeaderBytes + n)
 	if err != nil {
 		return false, err
@@ -229,25 +240,29 @@ func (c *conn) bulkChunk(r *request, piece *wire.Request, last bool) (bool, erro
 	header := wire.HeaderBytes(c.extended) + 8
 	data := space[header : header+n]
 	start := c.clock()
-	err = c.device.ReadAt(data, int64(piece.OffsetBytes))
+	err = c.device.ReadAt(data, int64(offset))
 	errno := errnoOf(err, false)
 	if last || err != nil {
-		c.account(&r.Request, r.arrive, start, errno)
+		c.account(q, arrive, start, errno)
 	}
 	if err != nil {
-		c.logError(&r.Request, err, errno)
-		return true, c.replyError(&r.Request, errno, errnoText(errno))
-	}
-	flags := uint16(0)
-	if last {
-		flags = wire.ChunkFlagDone
+		c.logError(q, err, errno)
+		return true, c.replyError(q, errno, errnoText(errno))
 	}
 	if isZero(data) {
-		c.reader.used += wire.PutHoleChunk(space, c.extended, flags, r.Cookie, r.OffsetBytes, piece.OffsetBytes, n)
-		return last, nil
+		c.reader.used += wire.PutHoleChunk(space, c.extended, doneFlag(last), q.Cookie, q.OffsetBytes, offset, n)
+		return false, nil
 	}
-	c.reader.used += wire.PutDataChunk(space, c.extended, flags, r.Cookie, r.OffsetBytes, piece.OffsetBytes, n) + n
-	return last, nil
+	c.reader.used += wire.PutDataChunk(space, c.extended, doneFlag(last), q.Cookie, q.OffsetBytes, offset, n) + n
+	return false, nil
+}
+
+// doneFlag are the flags of a chunk.
+func doneFlag(last bool) uint16 {
+	if last {
+		return wire.ChunkFlagDone
+	}
+	return 0
 }
 
 // finishBulk completes large reads that were begun, as far as the client takes them.

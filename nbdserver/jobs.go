@@ -86,11 +86,7 @@ func (c *conn) freeLocked(r *request) {
 	if r.slot {
 		c.inFlight--
 	}
-	if r.arena {
-		c.arenas--
-	}
 	c.bytes -= r.held
-	r.arena = false
 	r.buf, r.data, r.done, r.raw, r.held, r.slot, r.errno, r.text = nil, nil, 0, false, 0, false, 0, ""
 	r.next, c.spare, r.conn = c.spare, r, nil
 }
@@ -98,6 +94,11 @@ func (c *conn) freeLocked(r *request) {
 // startJob gives a request its buffer and its payload, and has a worker execute it. With inline it is a write that the
 // reader executes itself.
 func (c *conn) startJob(q *wire.Request, payload int, inline bool) error {
+	if inline {
+		if done, err := c.adoptWrite(q, payload); done || err != nil {
+			return err
+		}
+	}
 	n := payload
 	if q.Command == wire.CmdRead {
 		n = int(q.LengthBytes)
@@ -118,7 +119,7 @@ func (c *conn) startJob(q *wire.Request, payload int, inline bool) error {
 		r.data = r.buf.Bytes()[:n]
 	}
 	if payload > 0 {
-		if err = c.recvPayload(r.data); err != nil {
+		if err = c.recvPayload(payload, r.data); err != nil {
 			c.free(r)
 			return err
 		}
@@ -126,8 +127,7 @@ func (c *conn) startJob(q *wire.Request, payload int, inline bool) error {
 			r.arrive = time.Now()
 		}
 	}
-	// With more at hand a worker copies a large payload while the reader receives the next one.
-	if inline && (payload < handOverWrite || c.reader.r == c.reader.w) {
+	if inline {
 		err = c.inlineWrite(q, r.data)
 		c.free(r)
 		return err

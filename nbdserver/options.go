@@ -82,10 +82,8 @@ const (
 	inlineBytes     = 128 << 10            // largest request that fits an arena or a read buffer with its header
 	pieceBytes      = 128 << 10            // largest part of a reply that is sent without a turn for others
 	batchBytes      = 512 << 10            // what one sendmsg gathers at most, if it is more than one piece
+	lendBytes       = 32 << 10             // reads and writes from here on go from and to the device's memory, if it lends that
 	flushBytes      = 32 << 10             // replies that are sent while more requests are at hand
-	handOverBytes   = 48 << 10             // replies that another goroutine sends while more requests are at hand
-	handOverWrite   = 256 << 10            // payloads that another goroutine writes while more requests are at hand
-	aheadArenas     = 2                    // arenas with it at once
 	largePayload    = 32 << 10             // payloads from here on are received without read-ahead of more
 	skipBytes       = 128 << 20            // a wrong payload up to here is skipped, a larger one ends the connection
 	extentsCompact  = 120                  // keeps a reply below 1000 bytes: qemu 4.2 dies of larger ones

@@ -15,16 +15,22 @@ import (
 // Waking a sleeping goroutine, its thread and perhaps its processor takes longer than most clients need between an answer
 // and their next request. So a reader looks at its socket for a while before it sleeps. How long adapts to what that
 // would have gained, as in the I/O threads of qemu: after a wait shorter than the limit it looks longer, after a longer
-// one no more. It never does so
+// one no more. In the middle of a payload the client owes it more, which comes soon from the same host but not from
+// everywhere: so there it looks as long as it may, and less often after attempts in vain. It never does so
 //
 //   - where readers that are awake have no processor to spare for it, nor on a single processor;
 //   - while the connection has requests under way, whose goroutines need the processor;
-//   - for a second after somebody else wanted the processor.
+//   - for a while after somebody else wanted the processor.
 
 const (
 	pollStart = 4 * time.Microsecond // the first attempt
 	pollLost  = 50 * time.Microsecond
-	pollPause = time.Second
+	// pollMisses is for how many attempts in vain in a row the number of waits without one doubles.
+	pollMisses = 6
+	// Pauses, and how long after one all is well again.
+	pollMinPause = 10 * time.Millisecond
+	pollMaxPause = time.Second
+	pollCalm     = 200 * time.Millisecond
 )
 
 // polling is a server's part of it.
@@ -45,17 +51,44 @@ func (p *polling) start(limit time.Duration) {
 // pollState is a connection's.
 type pollState struct {
 	window time.Duration // how long to look
-	pause  time.Time     // no looking before it
+	until  time.Time     // no looking before it
+	pause  time.Duration // how long that was, or is
+	misses int           // attempts in a row that found no more of a payload
+	skip   int           // waits for a payload without an attempt
+}
+
+// missed notes that an attempt in the middle of a payload was in vain.
+func (s *pollState) missed() {
+	s.misses = min(s.misses+1, pollMisses)
+	s.skip = 1 << s.misses
+}
+
+// lost pauses the looking because somebody else wanted the processor: longer each time, where that is soon again.
+func (s *pollState) lost(now time.Time) {
+	if now.Sub(s.until) < pollCalm {
+		s.pause = min(2*s.pause, pollMaxPause)
+	} else {
+		s.pause = pollMinPause
+	}
+	s.window, s.until = 0, now.Add(s.pause)
 }
 
 // look receives into the reader's vec as soon as there is something, or returns errAgain when the time is over.
 func (c *conn) look() error {
 	p, s := &c.server.polling, &c.reader.poll
-	if s.window == 0 || p.awake.Load() > p.readers || !c.reader.payload && c.owesReplies() {
+	window, payload := s.window, c.reader.payload
+	if payload {
+		window = p.limit
+		if s.skip > 0 {
+			s.skip--
+			return errAgain
+		}
+	}
+	if window == 0 || p.awake.Load() > p.readers || !payload && c.owesReplies() {
 		return errAgain
 	}
 	start := time.Now()
-	if start.Before(s.pause) {
+	if start.Before(s.until) {
 		return errAgain
 	}
 	for before := start; ; {
@@ -64,16 +97,22 @@ func (c *conn) look() error {
 			return errAgain // whoever waits knows what that means
 		}
 		if !errors.Is(err, errAgain) {
+			if payload {
+				s.misses = 0
+			}
 			return err
 		}
 		// Whoever else is to run on this processor runs now, and is noticed.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		now := time.Now()
 		if now.Sub(before) > pollLost {
-			s.window, s.pause = 0, now.Add(pollPause)
+			s.lost(now)
 			return errAgain
 		}
-		if now.Sub(start) >= s.window {
+		if now.Sub(start) >= window {
+			if payload {
+				s.missed()
+			}
 			return errAgain
 		}
 		before = now

@@ -56,8 +56,9 @@ func TestLookingIsForSpareProcessors(t *testing.T) {
 		{"quiet", false, func(c *conn) { c.reader.poll.window = 0 }},
 		{"others are awake", false, func(c *conn) { c.server.polling.awake.Store(2) }},
 		{"requests under way", false, func(c *conn) { c.inFlight = 1 }},
-		{"in a payload", true, func(c *conn) { c.inFlight, c.reader.payload = 1, true }},
-		{"processor was taken away", false, func(c *conn) { c.reader.poll.pause = time.Now().Add(time.Hour) }},
+		{"in a payload", true, func(c *conn) { c.inFlight, c.reader.payload, c.reader.poll.window = 1, true, 0 }},
+		{"in the payload of a slow client", false, func(c *conn) { c.reader.payload, c.reader.poll.skip = true, 1 }},
+		{"processor was taken away", false, func(c *conn) { c.reader.poll.until = time.Now().Add(time.Hour) }},
 	} {
 		c, e := newLooker(time.Millisecond)
 		c.reader.poll.window = time.Millisecond
@@ -65,6 +66,39 @@ func TestLookingIsForSpareProcessors(t *testing.T) {
 		if err := c.look(); !errors.Is(err, errAgain) || e.looks > 0 != x.looks {
 			t.Errorf("%s: error %v, %d looks", x.name, err, e.looks)
 		}
+	}
+}
+
+func TestLookingInVainBecomesRare(t *testing.T) {
+	c, e := newLooker(time.Microsecond)
+	c.reader.payload = true
+	waits, attempts := 1000, 0
+	for range waits {
+		before := e.looks
+		_ = c.look()
+		if e.looks > before {
+			attempts++
+		}
+	}
+	if attempts < waits>>pollMisses || attempts > 2*pollMisses+waits>>pollMisses {
+		t.Errorf("%d attempts in %d waits", attempts, waits)
+	}
+}
+
+func TestPausesGrow(t *testing.T) {
+	var s pollState
+	now := time.Now()
+	for want := pollMinPause; want < pollMaxPause; want *= 2 {
+		if s.lost(now); s.pause != want || s.until != now.Add(want) {
+			t.Fatalf("pause of %v until %v, want %v", s.pause, s.until, want)
+		}
+		now = s.until
+	}
+	if s.lost(now); s.pause != pollMaxPause {
+		t.Errorf("pause of %v", s.pause)
+	}
+	if s.lost(s.until.Add(pollCalm)); s.pause != pollMinPause {
+		t.Errorf("after a calm time: %v", s.pause)
 	}
 }
 

@@ -107,7 +107,7 @@ func (c *conn) decode() error {
 			return err
 		}
 		if rd.used >= flushBytes {
-			if err := c.flushOn(rd.w-rd.r >= headerBytes); err != nil {
+			if err := c.flush(); err != nil {
 				return err
 			}
 		}
@@ -346,33 +346,33 @@ func (c *conn) cool() {
 	}
 }
 
-// recvPayload fills dst from the read buffer and the socket, without a copy for what is still in the socket.
-func (c *conn) recvPayload(dst []byte) error {
+// recvPayload fills pieces, of n bytes in all, from the read buffer and the socket, without a copy for what is still in the
+// socket.
+func (c *conn) recvPayload(n int, pieces ...[]byte) error {
 	rd := &c.reader
 	rd.payload = true
 	defer func() { rd.payload = false }()
-	n := copy(dst, rd.buf[rd.r:rd.w])
-	rd.r += n
-	for n < len(dst) {
-		rd.r, rd.w = 0, 0
-		rd.vec.Reset()
-		rd.vec.Append(dst[n:])
-		ahead := len(rd.buf)
-		if len(dst) >= largePayload {
-			ahead = min(ahead, smallReadBytes)
-		}
-		rd.vec.Append(rd.buf[:ahead])
-		total := len(dst) - n + ahead
+	rd.vec.Reset()
+	for _, p := range pieces {
+		have := copy(p, rd.buf[rd.r:rd.w])
+		rd.r += have
+		rd.vec.Append(p[have:])
+	}
+	if rd.vec.Bytes() == 0 {
+		return nil
+	}
+	ahead := len(rd.buf)
+	if n >= largePayload {
+		ahead, rd.limit = min(ahead, smallReadBytes), smallReadBytes
+	}
+	rd.r, rd.w = 0, 0
+	rd.vec.Append(rd.buf[:ahead])
+	for rd.vec.Bytes() > ahead {
 		if err := c.recv(true, true); err != nil {
 			return err
 		}
-		got := total - rd.vec.Bytes()
-		rd.w = max(0, got-(len(dst)-n))
-		n = min(len(dst), n+got)
 	}
-	if len(dst) >= largePayload {
-		rd.limit = smallReadBytes
-	}
+	rd.w = ahead - rd.vec.Bytes()
 	return nil
 }
 

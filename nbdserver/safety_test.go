@@ -38,6 +38,9 @@ func TestHalfSentWriteNeverReachesTheDevice(t *testing.T) {
 		if err := d.ReadAt(got, 2<<20); err != nil || string(got) != "kept" {
 			t.Errorf("finished write: %q", got)
 		}
+		if len(d.Spare(0, 2<<20, nil)) == 0 {
+			t.Error("memory that was lent for payloads did not come back")
+		}
 	})
 }
 

@@ -172,28 +172,6 @@ func (c *conn) flush() error {
 	return c.flushed(v, c.sendPatiently(v))
 }
 
-// flushOn is flush where there may be more to do. Then a large arena is better sent by another goroutine while the reader
-// fills the next one; the limit keeps both in the processor's cache.
-func (c *conn) flushOn(more bool) error {
-	rd := &c.reader
-	if !more || rd.used < handOverBytes || rd.arena == nil {
-		return c.flush()
-	}
-	c.mu.Lock()
-	if c.failed != nil || c.arenas >= aheadArenas {
-		c.mu.Unlock()
-		return c.flush()
-	}
-	c.queue.push(c.arenaRequest(0))
-	start := !c.sending
-	c.sending = true
-	c.mu.Unlock()
-	if start {
-		c.server.workers.do(job{conn: c})
-	}
-	return nil
-}
-
 // sendPatiently sends for the reader: at once, or within a time so short that a client that sends before it receives is
 // not stuck. It returns errAgain with the rest in v.
 func (c *conn) sendPatiently(v *buffer.Vec) error {
@@ -250,8 +228,6 @@ func (c *conn) arenaRequest(sent int) *request {
 	} else {
 		r.buf, r.data, r.held = rd.arena, rd.out[sent:rd.used], int64(len(rd.out))
 		c.bytes += r.held
-		c.arenas++
-		r.arena = true
 		rd.arena, rd.out = nil, rd.few[:]
 	}
 	rd.used = 0

@@ -122,3 +122,30 @@ func TestOverlappingWritesAreWhole(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestSlowReaderGetsWholeSectors has a client ask for more than its socket takes, and write what it asks for, before it takes
+// a reply: a sector may be old or new, wherever the socket was full.
+func TestSlowReaderGetsWholeSectors(t *testing.T) {
+	for name, device := range map[string]*memdevice.Device{"lent": memdevice.New(4 << 20), "copied": deferred(4 << 20)} {
+		t.Run(name, func(t *testing.T) {
+			const n, sector = 3<<20 + 4096, 512
+			s := newServer(t, nbdserver.Options{Catalog: one(device)})
+			reader, writer := dial(t, s, "structured"), dial(t, s, "structured")
+			for round := range 20 {
+				fill := func(b byte) {
+					writer.do(wire.CmdWrite, 0, 512, n, bytes.Repeat([]byte{b}, n))
+				}
+				fill(byte(2*round + 1))
+				pending := map[uint64]span{reader.send(wire.CmdRead, 0, 512, n, nil): {512, n}}
+				fill(byte(2*round + 2))
+				for _, r := range reader.receive(pending, 1) {
+					for at := 0; at+sector <= len(r.data); at += sector {
+						if p := r.data[at : at+sector]; !bytes.Equal(p[1:], p[:sector-1]) {
+							t.Fatalf("the sector at %d is a mixture", 512+at)
+						}
+					}
+				}
+			}
+		})
+	}
+}

@@ -80,22 +80,15 @@ func (v *Vec) Recv(fd int) (int, error) {
 	return v.call(unix.SYS_RECVMSG, fd, unix.MSG_DONTWAIT)
 }
 
-// shortCallBytes is how much the kernel copies in so short a time that telling the scheduler would cost more.
-const shortCallBytes = 160 << 10
-
+// call does not tell the scheduler: a call that does not wait takes no longer than to copy what fits a socket's buffers,
+// and to have other threads take over meanwhile costs more than that.
 func (v *Vec) call(trap uintptr, fd, flags int) (int, error) {
 	if v.first == len(v.iov) {
 		return 0, nil
 	}
 	v.hdr.Iov = &v.iov[v.first]
 	v.hdr.SetIovlen(len(v.iov) - v.first)
-	var n uintptr
-	var errno unix.Errno
-	if v.bytes <= shortCallBytes {
-		n, _, errno = unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.hdr)), uintptr(flags))
-	} else {
-		n, _, errno = unix.Syscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.hdr)), uintptr(flags))
-	}
+	n, _, errno := unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.hdr)), uintptr(flags))
 	v.hdr.Iov = nil
 	if errno != 0 {
 		return 0, errno

@@ -99,6 +99,7 @@ func TestExportUsage(t *testing.T) {
 		{"--socket /s --request-size 1G", "--request-size"},
 		{"--socket /s --request-size much", "no size"},
 		{"--socket /s --handshake 5", "no duration"},
+		{"--socket /s --poll 2ms", "--poll"},
 	} {
 		r := luksgate(t, append([]string{"export", "mem:1M"}, strings.Fields(c.args)...)...)
 		if r.ExitCode != exitUsage || !strings.Contains(r.Stderr, c.text) || r.Stdout != "" {

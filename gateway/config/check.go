@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/luksgate/luksgate/gateway/image"
 )
@@ -122,6 +123,9 @@ func (k *checker) limits() {
 	k.c.Limits.OutOfRange(func(key string, value, most int64) {
 		k.fail("limits."+key, "", "%d: expected 0 (the default) to %d", value, most)
 	})
+	if p := k.c.Limits.Poll; p != nil && time.Duration(*p) > MaxPoll {
+		k.fail("limits.poll", "", "%v: expected 0s (not at all) to %v", *p, MaxPoll)
+	}
 }
 
 // OutOfRange calls found for each limit that is too large or negative, with its key.

@@ -54,6 +54,7 @@ func TestMistakes(t *testing.T) {
 		{"number for text", "exports:\n  - name: 12\n", "line 2: exports[0].name: expected a text, found 12; put it in quotes"},
 		{"list", "exports:\n  name: a\n", "line 2: exports: expected a list"},
 		{"duration", "limits:\n  stall: 5\n", `line 2: limits.stall: "5" is no duration`},
+		{"poll", "limits:\n  poll: 2ms\n", "line 2: limits.poll: 2ms: expected 0s (not at all) to 1ms"},
 		{"size", "limits:\n  buffers: 5 GB\n", `line 2: limits.buffers: "5 GB" is no size`},
 		{"mode", "admin:\n  mode: 0888\n", `line 2: admin.mode: "0888" is no mode`},
 		{"syntax", "log:\n  level: [\n", "not YAML"},

@@ -13,6 +13,9 @@ import (
 type Job struct {
 	Read  Side `json:"read"`
 	Write Side `json:"write"`
+	// Percent of the time that a job's thread used a processor.
+	UserPercent   float64 `json:"usr_cpu"`
+	SystemPercent float64 `json:"sys_cpu"`
 }
 
 // A Side is what fio reports of reads, or of writes.

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command nbd compares luksgate's NBD server with others: one connection over a unix socket, plaintext in memory, the
-// same client (fio's nbd engine), in turns, so that what else the machine does hits all of them.
+// Command nbd compares luksgate's NBD server with others: one connection over a unix socket, the same client (fio's nbd
+// engine), in turns, so that what else the machine does hits all of them. There are two groups of servers: plaintext in
+// memory, and LUKS images in files on tmpfs.
 //
-// The ceiling among them is no server, but what this client can do at the best (bench/nbd/ceiling): where luksgate is at
-// 1.00 of it, a larger ratio to anything else cannot be measured with it.
+// The ceiling of the first group is no server, but what this client can do at the best (bench/nbd/ceiling): where luksgate
+// is at 1.00 of it, a larger ratio to anything else cannot be measured with it.
 //
-// It prints medians, ratios to the goals, and the server's own processor time for each request. It needs fio with the
-// nbd engine, nbdkit, qemu-nbd, nbdcopy and a C compiler.
+// It prints medians, ratios to the goals, the server's own processor time for each request, how much of the time the
+// client was busy, and how much the server allocates for a request. It needs fio with the nbd engine, nbdkit, qemu-nbd,
+// nbdcopy, cryptsetup and a C compiler.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
+	"time"
 )
 
 // workload is one fio job.
@@ -29,32 +32,64 @@ type workload struct {
 	goals map[string]float64
 }
 
-var workloads = []workload{
-	{"randread", "4k", 16, map[string]float64{"nbdkit": 1.3, "qemu-nbd": 2.5}},
-	{"randwrite", "4k", 16, map[string]float64{"nbdkit": 1.3, "qemu-nbd": 2.5}},
-	{"randread", "64k", 16, map[string]float64{"nbdkit": 1.2}},
-	{"randwrite", "64k", 16, map[string]float64{"nbdkit": 1.2}},
-	{"randread", "1m", 8, map[string]float64{"nbdkit": 1.2}},
-	{"randwrite", "1m", 8, map[string]float64{"nbdkit": 1.2}},
-	{"randread", "4k", 1, map[string]float64{"nbdkit": 0.7}},
-	{"randwrite", "4k", 1, map[string]float64{"nbdkit": 0.7}},
+// group is servers that do the same work, and what they are asked for.
+type group struct {
+	name      string
+	servers   []server
+	workloads []workload
 }
 
-func (w workload) String() string { return fmt.Sprintf("%s %s depth %d", w.rw, w.block, w.depth) }
+var groups = []group{
+	{"memory", memoryServers, []workload{
+		{"randread", "4k", 16, map[string]float64{nbdkit: 1.3, qemu: 2.5}},
+		{"randwrite", "4k", 16, map[string]float64{nbdkit: 1.3, qemu: 2.5}},
+		{"randread", "64k", 16, map[string]float64{nbdkit: 1.2}},
+		{"randwrite", "64k", 16, map[string]float64{nbdkit: 1.2}},
+		{"randread", "1m", 8, map[string]float64{nbdkit: 1.2}},
+		{"randwrite", "1m", 8, map[string]float64{nbdkit: 1.2}},
+		{"randread", "4k", 1, map[string]float64{nbdkit: 0.7}},
+		{"randwrite", "4k", 1, map[string]float64{nbdkit: 0.7}},
+	}},
+	{"luks", luksServers, []workload{
+		{"randread", "4k", 16, map[string]float64{nbdkit: 1.5, qemu: 1.5}},
+		{"randwrite", "4k", 16, map[string]float64{nbdkit: 1.5, qemu: 1.5}},
+		{"randread", "1m", 8, map[string]float64{nbdkit: 3, qemu: 3}},
+		{"randwrite", "1m", 8, map[string]float64{nbdkit: 3, qemu: 3}},
+	}},
+}
+
+// title names a workload of a group; -only looks for a part of it.
+func (w workload) title(g *group) string {
+	return fmt.Sprintf("%s: %s %s depth %d", g.name, w.rw, w.block, w.depth)
+}
 
 // latency says that the goal is about the median latency, not the rate.
 func (w workload) latency() bool { return w.depth == 1 }
 
+// options are the flags.
+type options struct {
+	rounds  int
+	runtime time.Duration
+	only    string
+	servers string
+	program string
+	beside  string
+}
+
 func main() {
-	rounds := flag.Int("rounds", 5, "rounds over all servers for each workload")
-	seconds := flag.Int("seconds", 2, "seconds of one run")
-	only := flag.String("only", "", "only workloads whose name contains it")
-	servers := flag.String("servers", "", "only these servers, comma-separated")
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds over all servers for each workload")
+	flag.DurationVar(&o.runtime, "runtime", 2*time.Second, "length of one run")
+	flag.StringVar(&o.only, "only", "", "only workloads whose name contains it; \"allocations\" for these alone")
+	flag.StringVar(&o.servers, "servers", "", "only these servers, comma-separated")
+	flag.StringVar(&o.program, "luksgate", "", "program to measure, instead of building one from this tree")
+	flag.StringVar(&o.beside, "beside", "", "another build of luksgate to measure beside this one")
 	check := flag.Bool("check", false, "exit with 1 when a goal is missed")
 	flag.Parse()
 	// A signal ends the servers and removes their images, which are in memory.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	missed, err := bench(ctx, *rounds, *seconds, *only, *servers)
+	missed, err := bench(ctx, &o)
+	err = errors.Join(err, allocations(ctx, &o))
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/nbd:", err)
@@ -63,14 +98,4 @@ func main() {
 	if *check && missed > 0 {
 		os.Exit(1)
 	}
-}
-
-// median of a list that is not empty.
-func median(list []float64) float64 {
-	s := slices.Clone(list)
-	slices.Sort(s)
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/luksgate/luksgate/bench/fio"
 	"github.com/luksgate/luksgate/bench/proc"
+	"github.com/luksgate/luksgate/bench/stats"
 )
 
 // sample is the outcome of one fio run.
@@ -20,58 +20,75 @@ type sample struct {
 	iops      float64
 	p50Micros float64
 	cpuMicros float64 // of the server, for each request
+	client    float64 // percent of the time that fio's thread was busy
 }
 
 // series are the samples of one server and one workload.
-type series struct{ iops, p50, cpu []float64 }
+type series struct{ iops, p50, cpu, client []float64 }
 
 func (s *series) add(x sample) {
 	s.iops = append(s.iops, x.iops)
 	s.p50 = append(s.p50, x.p50Micros)
 	s.cpu = append(s.cpu, x.cpuMicros)
+	s.client = append(s.client, x.client)
 }
 
 // bench runs all workloads and returns how many goals were missed.
-func bench(ctx context.Context, rounds, seconds int, only, servers string) (int, error) {
-	dir, err := os.MkdirTemp("/dev/shm", "luksgate-bench-")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	list, stop, err := startAll(ctx, dir, servers)
-	if err != nil {
-		return 0, err
-	}
-	defer stop()
-	missed := 0
-	for _, w := range workloads {
-		if !strings.Contains(w.String(), only) {
+func bench(ctx context.Context, o *options) (missed int, err error) {
+	var l *lab
+	for i := range groups {
+		g := &groups[i]
+		workloads := slices.DeleteFunc(slices.Clone(g.workloads), func(w workload) bool { return !strings.Contains(w.title(g), o.only) })
+		if len(workloads) == 0 {
 			continue
 		}
-		results := make([]series, len(list))
-		for range rounds {
-			for i, c := range list {
-				x, err := c.fio(ctx, w, seconds)
-				if err != nil {
-					return missed, fmt.Errorf("%s, %s: %w", c.name, w, err)
-				}
-				results[i].add(x)
+		if l == nil {
+			if l, err = newLab(ctx, o); err != nil {
+				return missed, err
+			}
+			defer l.remove()
+		}
+		list, stop, err := l.start(ctx, g, o.servers)
+		if err != nil {
+			return missed, err
+		}
+		for _, w := range workloads {
+			n, err := measure(ctx, o, w.title(g), w, list)
+			missed += n
+			if err != nil {
+				stop()
+				return missed, err
 			}
 		}
-		missed += report(w, list, results)
+		stop()
 	}
 	return missed, nil
 }
 
+// measure runs one workload against all servers in turns, reports, and returns how many goals were missed.
+func measure(ctx context.Context, o *options, title string, w workload, list []*contestant) (int, error) {
+	results := make([]series, len(list))
+	for range o.rounds {
+		for i, c := range list {
+			x, err := c.fio(ctx, w, o.runtime)
+			if err != nil {
+				return 0, fmt.Errorf("%s, %s: %w", c.name, title, err)
+			}
+			results[i].add(x)
+		}
+	}
+	return report(w, title, list, results), nil
+}
+
 // fio runs one workload against one server.
-func (c *contestant) fio(ctx context.Context, w workload, seconds int) (sample, error) {
+func (c *contestant) fio(ctx context.Context, w workload, runtime time.Duration) (sample, error) {
 	before, err := proc.CPU(c.cmd.Process.Pid)
 	if err != nil {
 		return sample{}, err
 	}
 	cmd := exec.CommandContext(ctx, "fio", "--name=x", "--ioengine=nbd", "--uri="+c.uri(), "--rw="+w.rw, "--bs="+w.block,
-		fmt.Sprintf("--iodepth=%d", w.depth), fmt.Sprintf("--size=%d", sizeBytes), "--time_based", "--randrepeat=0",
-		fmt.Sprintf("--runtime=%d", seconds), "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json")
+		fmt.Sprintf("--iodepth=%d", w.depth), "--size="+size, "--time_based", "--randrepeat=0",
+		fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()), "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json")
 	out, err := cmd.Output()
 	if err != nil {
 		return sample{}, fmt.Errorf("fio: %w\n%s", err, out)
@@ -96,24 +113,25 @@ func parse(out []byte, w workload, cpu time.Duration) (sample, error) {
 	if d.Total == 0 {
 		return sample{}, fmt.Errorf("fio: it made no requests\n%s", out)
 	}
-	return sample{d.IOPS, d.Micros("50.000000"), cpu.Seconds() / d.Total * 1e6}, nil
+	return sample{d.IOPS, d.Micros("50.000000"), cpu.Seconds() / d.Total * 1e6, job.UserPercent + job.SystemPercent}, nil
 }
 
 // report prints a workload's table and returns how many goals it missed.
-func report(w workload, list []*contestant, results []series) int {
-	fmt.Printf("\n%s\n", w)
-	fmt.Printf("  %-10s %10s %12s %14s %s\n", "server", "IOPS", "p50 [us]", "CPU/req [us]", "luksgate/server")
-	us := slices.IndexFunc(list, func(c *contestant) bool { return c.name == "luksgate" })
+func report(w workload, title string, list []*contestant, results []series) int {
+	fmt.Printf("\n%s\n", title)
+	fmt.Printf("  %-10s %10s %12s %14s %14s %s\n", "server", "IOPS", "p50 [us]", "CPU/req [us]", "client busy", "luksgate/server")
+	us := slices.IndexFunc(list, func(c *contestant) bool { return c.name == luksgate })
 	missed := 0
 	for i, c := range list {
 		r := results[i]
-		line := fmt.Sprintf("  %-10s %10.0f %12.1f %14.2f", c.name, median(r.iops), median(r.p50), median(r.cpu))
+		line := fmt.Sprintf("  %-10s %10.0f %12.1f %14.2f %12.0f %%", c.name, stats.Median(r.iops), stats.Median(r.p50),
+			stats.Median(r.cpu), stats.Median(r.client))
 		if us >= 0 && i != us {
 			verdict, ok := judge(w, c.name, &results[us], &r)
 			if !ok {
 				missed++
 			}
-			line += " " + verdict
+			line += "  " + verdict
 		}
 		fmt.Println(line)
 	}
@@ -123,21 +141,17 @@ func report(w workload, list []*contestant, results []series) int {
 // judge compares luksgate with another server. The ratio is the median of the rounds' ratios, because neighbours in time
 // saw the same machine.
 func judge(w workload, name string, us, them *series) (string, bool) {
-	var ratios []float64
-	for i := range us.iops {
-		if w.latency() {
-			ratios = append(ratios, us.p50[i]/them.p50[i])
-		} else {
-			ratios = append(ratios, us.iops[i]/them.iops[i])
-		}
-	}
-	ratio := median(ratios)
-	goal, has := w.goals[name]
-	what := "rate"
+	what, ours, theirs := "rate", us.iops, them.iops
 	if w.latency() {
-		what = "p50"
+		what, ours, theirs = "p50", us.p50, them.p50
 	}
-	text := fmt.Sprintf("%.2fx %s, %.2fx CPU", ratio, what, median(us.cpu)/median(them.cpu))
+	ratios := make([]float64, len(ours))
+	for i := range ours {
+		ratios[i] = ours[i] / theirs[i]
+	}
+	ratio := stats.Median(ratios)
+	text := fmt.Sprintf("%.2fx %s, %.2fx CPU", ratio, what, stats.Median(us.cpu)/stats.Median(them.cpu))
+	goal, has := w.goals[name]
 	if !has {
 		return text, true
 	}

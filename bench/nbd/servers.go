@@ -3,150 +3,86 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"crypto/rand"
-	"fmt"
-	"io"
-	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
-	"time"
 )
 
 // sizeBytes is the size of every export.
 const sizeBytes = 256 << 20
 
-// ceiling is no server: it answers as fast as can be and keeps nothing. What the client does with it bounds all ratios.
-const ceiling = "ceiling"
+// Names of servers, in both groups.
+const (
+	luksgate = "luksgate"
+	beside   = "beside" // another build of luksgate
+	nbdkit   = "nbdkit"
+	qemu     = "qemu-nbd"
+	goNBD    = "go-nbd"
+	// ceiling is no server: it answers as fast as can be and keeps nothing. What the client does with it bounds all
+	// ratios.
+	ceiling = "ceiling"
+)
 
-// contestant is a server that runs.
-type contestant struct {
-	name   string
-	socket string
-	cmd    *exec.Cmd
-	stderr bytes.Buffer
+// server is a program that can be started.
+type server struct {
+	name string
+	// image is what it serves from: no file, the pattern itself, or the pattern encrypted.
+	image imageKind
+	argv  func(p place) []string
 }
 
-func (c *contestant) uri() string { return "nbd+unix:///?socket=" + c.socket }
+// imageKind is a kind of file.
+type imageKind int
 
-// startAll starts the servers and fills them with the same random bytes, because zeros are a special case for some.
-func startAll(ctx context.Context, dir, wanted string) ([]*contestant, func(), error) {
-	pattern := filepath.Join(dir, "pattern")
-	raw := filepath.Join(dir, "raw")
-	if err := fill(pattern, raw); err != nil {
-		return nil, nil, err
-	}
-	size := strconv.Itoa(sizeBytes)
-	commands := []struct {
-		name string
-		args func(socket string) []string
-	}{
-		{"luksgate", func(s string) []string {
-			return []string{filepath.Join(dir, "luksgate"), "export", "mem:" + size, "--socket", s}
-		}},
-		{"nbdkit", func(s string) []string { return []string{"nbdkit", "-f", "-U", s, "memory", size} }},
-		{"qemu-nbd", func(s string) []string {
-			return []string{"qemu-nbd", "-t", "-f", "raw", "--cache=writeback", "-k", s, raw}
-		}},
-		{"go-nbd", func(s string) []string {
-			return []string{filepath.Join(dir, "gonbdserver"), "-socket", s, "-size", size}
-		}},
-		{ceiling, func(s string) []string {
-			return []string{filepath.Join(dir, ceiling), "--socket", s, "--size", size}
-		}},
-	}
-	if err := build(ctx, dir); err != nil {
-		return nil, nil, err
-	}
-	var list []*contestant
-	stop := func() {
-		for _, c := range list {
-			_ = c.cmd.Process.Kill()
-			_ = c.cmd.Wait()
-		}
-	}
-	for _, x := range commands {
-		if wanted != "" && !strings.Contains(","+wanted+",", ","+x.name+",") {
-			continue
-		}
-		c := &contestant{name: x.name, socket: filepath.Join(dir, x.name+".sock")}
-		argv := x.args(c.socket)
-		c.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
-		c.cmd.Stderr = &c.stderr
-		if err := c.cmd.Start(); err != nil {
-			stop()
-			return nil, nil, fmt.Errorf("start %s: %w", x.name, err)
-		}
-		list = append(list, c)
-		if err := c.ready(ctx, pattern); err != nil {
-			stop()
-			return nil, nil, err
-		}
-	}
-	return list, stop, nil
+const (
+	noImage imageKind = iota
+	rawImage
+	luks1Image
+	luks2Image
+)
+
+// place is what a command line depends on.
+type place struct {
+	program string // of luksgate
+	dir     string
+	socket  string
+	image   string
+	key     string // file with the passphrase
 }
 
-// fill makes the pattern and qemu-nbd's copy of it.
-func fill(pattern, raw string) error {
-	f, err := os.Create(pattern)
-	if err != nil {
-		return err
-	}
-	if _, err = io.CopyN(f, rand.Reader, sizeBytes); err != nil {
-		_ = f.Close()
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	content, err := os.ReadFile(pattern)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(raw, content, 0o600)
+var size = strconv.Itoa(sizeBytes)
+
+var memoryServers = []server{
+	{luksgate, noImage, exportMemory},
+	{beside, noImage, exportMemory},
+	{nbdkit, noImage, func(p place) []string { return []string{"nbdkit", "-f", "-U", p.socket, "memory", size} }},
+	{qemu, rawImage, func(p place) []string {
+		return []string{"qemu-nbd", "-t", "-f", "raw", "--cache=writeback", "-k", p.socket, p.image}
+	}},
+	{goNBD, noImage, func(p place) []string {
+		return []string{filepath.Join(p.dir, "gonbdserver"), "-socket", p.socket, "-size", size}
+	}},
+	{ceiling, noImage, func(p place) []string {
+		return []string{filepath.Join(p.dir, ceiling), "--socket", p.socket, "--size", size}
+	}},
 }
 
-// build builds into dir what does not come with the system.
-func build(ctx context.Context, dir string) error {
-	to := func(name string) string { return filepath.Join(dir, name) }
-	for _, argv := range [][]string{
-		{"go", "build", "-tags", "noceph", "-o", to("luksgate"), "."},
-		{"go", "build", "-o", to("gonbdserver"), "./bench/nbd/gonbdserver"},
-		{"cc", "-O2", "-o", to(ceiling), "bench/nbd/ceiling/ceiling.c"},
-	} {
-		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("build %s: %w\n%s", argv[len(argv)-1], err, out)
-		}
-	}
-	return nil
+// nbdkit and qemu have no LUKS2.
+var luksServers = []server{
+	{luksgate, luks2Image, exportLUKS},
+	{beside, luks2Image, exportLUKS},
+	{nbdkit, luks1Image, func(p place) []string {
+		return []string{"nbdkit", "-f", "-U", p.socket, "--filter=luks", "file", p.image, "passphrase=+" + p.key}
+	}},
+	{qemu, luks1Image, func(p place) []string {
+		return []string{"qemu-nbd", "-t", "--cache=writeback", "-k", p.socket, "--object", "secret,id=k,file=" + p.key,
+			"--image-opts", "driver=luks,key-secret=k,file.driver=file,file.filename=" + p.image}
+	}},
 }
 
-// ready waits for the socket and copies the pattern into the export (go-nbd's client side of that is fio, because its
-// server does not speak to nbdcopy's liking).
-func (c *contestant) ready(ctx context.Context, pattern string) error {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		conn, err := net.Dial("unix", c.socket)
-		if err == nil {
-			_ = conn.Close()
-			break
-		}
-		if ctx.Err() != nil || time.Now().After(deadline) {
-			return fmt.Errorf("%s does not listen: %w\n%s", c.name, err, c.stderr.Bytes())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if c.name == ceiling {
-		return nil
-	}
-	out, err := exec.CommandContext(ctx, "nbdcopy", "--requests=4", pattern, c.uri()).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("fill %s: %w\n%s", c.name, err, out)
-	}
-	return nil
+func exportMemory(p place) []string {
+	return []string{p.program, "export", "mem:" + size, "--socket", p.socket}
+}
+
+func exportLUKS(p place) []string {
+	return []string{p.program, "export", "file:" + p.image, "--key-file", p.key, "--socket", p.socket}
 }

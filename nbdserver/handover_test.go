@@ -147,7 +147,12 @@ func TestDetachGivesUp(t *testing.T) {
 	slow.cookie++
 	request := slow.encode(wire.Request{Command: wire.CmdWrite, Cookie: slow.cookie, LengthBytes: uint64(len(payload))}, payload)
 	slow.write(request[:100_000])
-	for s.BufferStats().UsedBytes < int64(len(payload)) { // until the server is in the middle of it
+	for s.BufferStats().UsedBytes < int64(len(payload)) { // until the server is in the middle of it, or the device lends
+		spare := d.Spare(0, 1<<19, nil)
+		d.GiveUp(spare)
+		if len(spare) == 0 {
+			break
+		}
 		time.Sleep(time.Millisecond)
 	}
 	if r := other.do(wire.CmdWrite, 0, 500_000, 4, []byte("abcd")); r.errno != 0 {

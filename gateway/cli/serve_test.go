@@ -33,11 +33,19 @@ type server struct {
 // serveDaemon starts a daemon. In the configuration DIR is its folder, where the admin socket is added.
 func serveDaemon(t *testing.T, conf string) *server {
 	t.Helper()
+	return serveProgram(t, os.Args[0], conf)
+}
+
+// serveProgram is serveDaemon for this program under another name.
+func serveProgram(t *testing.T, program, conf string) *server {
+	t.Helper()
 	d := &server{t: t, dir: testenv.SocketDir(t)}
 	d.config = filepath.Join(d.dir, "luksgate.conf")
 	d.client = api.NewClient(filepath.Join(d.dir, "admin.sock"))
 	d.write(conf)
-	d.Process = testenv.StartCmd(t, command("serve", "--config", d.config))
+	cmd := command("serve", "--config", d.config)
+	cmd.Path, cmd.Args[0] = program, program
+	d.Process = testenv.StartCmd(t, cmd)
 	d.wait("the daemon answers", func() bool {
 		if !d.Running() {
 			t.Fatalf("the daemon is gone:\n%s", d.Output())

@@ -72,6 +72,7 @@ func hammer(r *rawClient, seed, base uint64, stop *atomic.Bool) (took []time.Dur
 // upgradeFixture serves two encrypted images with several busy clients each.
 type upgradeFixture struct {
 	*server
+	program string // what an upgrade starts
 	stop    atomic.Bool
 	clients sync.WaitGroup
 	mu      sync.Mutex
@@ -79,13 +80,13 @@ type upgradeFixture struct {
 }
 
 func newUpgradeFixture(t *testing.T) *upgradeFixture {
-	f := &upgradeFixture{}
-	conf := "exports:\n"
+	f := &upgradeFixture{program: programOf(t)}
+	conf := "limits: {upgrade: 1s}\nexports:\n"
 	for _, name := range []string{"a", "b"} {
 		luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: make([]byte, 2<<20)})
 		conf += fmt.Sprintf("  - {name: %s, image: \"file:%s\", socket: DIR/%s.sock, key: {file: %s}}\n", name, luks.Path, name, luks.PassphrasePath)
 	}
-	f.server = serveDaemon(t, conf)
+	f.server = serveProgram(t, f.program, conf)
 	for _, name := range []string{"a", "b"} {
 		for i := range uint64(3) {
 			r := dial(t, f.socket(name+".sock"))

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/luksgate/luksgate/gateway/config"
 	"github.com/luksgate/luksgate/gateway/daemon/api"
 )
@@ -126,9 +128,9 @@ func (d *Daemon) handOver(next *exec.Cmd, ch *channel, cut bool) (api.Upgrade, e
 // endPatience is how long a successor that failed may take to close images in order.
 const endPatience = 3 * time.Second
 
-// endSuccessor waits for the end of a successor that has failed, and ends it if need be: what it has open could not be
-// opened again here.
+// endSuccessor ends a successor that has failed, and waits for that: what it has open could not be opened again here.
 func endSuccessor(next *exec.Cmd) {
+	_ = next.Process.Signal(unix.SIGTERM)
 	timer := time.AfterFunc(endPatience, func() { _ = next.Process.Kill() })
 	defer timer.Stop()
 	_ = next.Wait() // how it ended is of no interest

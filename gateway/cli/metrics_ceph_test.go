@@ -28,14 +28,18 @@ func TestMetricsAreFed(t *testing.T) {
 	down := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
 	defer down.Close()
 	token := testenv.WriteFile(t, filepath.Join(t.TempDir(), "token"), []byte("s.token"))
+	address := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
 	d := serveDaemon(t, fmt.Sprintf(`
+metrics: {address: %q}
 defaults: {ceph: {conf: %s}, close_after: 1h}
 vault: {address: %q, token_file: %s}
 exports:
   - {name: disk, image: "rbd:%s", socket: DIR/disk.sock, key: {file: %s}}
   - {name: wrong, image: "rbd:%s", socket: DIR/wrong.sock, key: {file: %s}}
   - {name: keyless, image: "rbd:%s", socket: DIR/keyless.sock, key: {vault: {path: a}, timeout: 1s}}
-`, os.Getenv(testenv.EnvCephConf), down.URL, token, m.spec, m.key, m.spec, token, m.spec))
+`, address, os.Getenv(testenv.EnvCephConf), down.URL, token, m.spec, m.key, m.spec, token, m.spec))
+	prom := startPrometheus(t, address)
+	prom.waitFor(d, `count(luksgate_export_open)`) // before anything happens, so that it sees it happen
 	uri := d.uri("disk", "disk.sock")
 	// Large requests, so that a worker helps; it may have other things to do at first.
 	testenv.Run(t, "qemu-io", "-f", "raw", "-d", "unmap", uri, "-c", "write 0 16M", "-c", "read 0 16M", "-c", "flush",
@@ -49,6 +53,10 @@ exports:
 	d.must("reload")
 	loseLock(t, d, m)
 	failRead(t, d, m)
+
+	prom.waitFor(d, `rate(luksgate_rbd_errors_total{op="read"}[5m]) * 0 + 1`)
+	prom.checkDashboard("disk", "wrong", "keyless")
+	prom.checkRules(d, "LuksgateKeySourceDown")
 
 	_, text := d.get("/metrics")
 	for _, want := range []string{

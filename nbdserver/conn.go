@@ -43,7 +43,7 @@ type conn struct {
 	extended bool
 	metrics  ConnMetrics
 	log      *slog.Logger
-	logged   rate
+	logged   *rate // of the export, whose clients share it
 	ctx      context.Context
 
 	// draining: no new requests are to be read. Set once by drain.
@@ -152,6 +152,7 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, peer *Peer, sess sessi
 		log:      s.log.With("export", sess.export.Name, "peer", peer),
 		metrics:  s.metrics.Connected(sess.export.Name),
 	}
+	c.logged = s.loggedOf(sess.export.Name)
 	c.room.L = &c.mu
 	c.async, _ = sess.device.(AsyncDevice)
 	c.rules = requestRules{
@@ -229,6 +230,15 @@ func (r *rate) allow(now time.Time, perSecond int) (bool, int) {
 	dropped := r.dropped
 	r.dropped = 0
 	return true, dropped
+}
+
+// loggedOf is the rate at which requests to an export may be logged that fail.
+func (s *Server) loggedOf(export string) *rate {
+	r, ok := s.failing.Load(export)
+	if !ok {
+		r, _ = s.failing.LoadOrStore(export, &rate{})
+	}
+	return r.(*rate)
 }
 
 // logError logs the real error behind a reply.

@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/luksgate/luksgate/nbdserver"
 	"github.com/luksgate/luksgate/nbdserver/memdevice"
@@ -86,4 +89,45 @@ func TestNotSupportedIsForFastZeroOnly(t *testing.T) {
 	if got := nbdserver.ErrnoOf(err, false); got != wire.ErrInvalid {
 		t.Errorf("others: %d", got)
 	}
+}
+
+// TestFailingExportIsNotLoud has many clients of one export whose requests all fail: they share what may be logged, an
+// export that is well has its own, and what was left out is counted.
+func TestFailingExportIsNotLoud(t *testing.T) {
+	var log logText
+	d := &faulty{Device: memdevice.New(1 << 20), before: func(string, int64, int64) error { return errors.New("the real error") }}
+	s := newServer(t, nbdserver.Options{Catalog: one(d), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	start := time.Now()
+	for range 20 {
+		c := dial(t, s, "structured")
+		for range 10 {
+			if r := c.do(wire.CmdRead, 0, 0, 512, nil); r.errno != wire.ErrIO {
+				t.Fatalf("error %d", r.errno)
+			}
+		}
+		c.disconnect()
+	}
+	seconds := int(time.Since(start)/time.Second) + 2 // of the clock, begun ones too
+	lines := strings.Count(log.String(), "the real error")
+	if lines < 10 || lines > 10*seconds {
+		t.Errorf("%d lines of 200 errors in %d seconds", lines, seconds)
+	}
+}
+
+// A logText is what was logged.
+type logText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -28,6 +28,7 @@ type Server struct {
 	workers *workers
 	polling polling
 	refused rate
+	failing sync.Map // *rate by name of export, of which the catalog has opened each
 
 	mu        sync.Mutex
 	closing   bool

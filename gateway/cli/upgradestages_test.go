@@ -29,7 +29,7 @@ func TestUpgradeFailsAtEachStage(t *testing.T) {
 		if err := os.Remove(f.program); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(f.program, []byte(script), 0o700); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(f.program, []byte(script), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -73,7 +73,7 @@ func (k *checker) vaultKey(key string, v *VaultRef) {
 		k.fail(key+".version", "", "%d: expected a version, or 0 for the latest", v.Version)
 	}
 	if k.c.Vault.Address == "" {
-		k.fail(key, "add a section vault with address and token_file or approle", "no Vault server is configured")
+		k.fail(key, "add a section vault with address and token, token_file or approle", "no Vault server is configured")
 	}
 }
 
@@ -99,8 +99,20 @@ func (k *checker) vault() {
 		return
 	}
 	k.url("vault.address", v.Address)
-	if (v.TokenFile == "") == (v.AppRole == nil) {
-		k.fail("vault", "", "give one of token_file and approle")
+	given := 0
+	for _, is := range []bool{v.Token != nil, v.TokenFile != "", v.AppRole != nil} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		k.fail("vault", "", "give one of token, token_file and approle")
+	}
+	if v.Token != nil {
+		k.key("vault.token", v.Token)
+		if v.Token.Vault != nil {
+			k.fail("vault.token", "", "it cannot be in Vault itself")
+		}
 	}
 	if a := v.AppRole; a != nil {
 		k.file("vault.approle.secret_id_file", a.SecretIDFile)

@@ -41,6 +41,22 @@ func TestEmptyIsAllDefaults(t *testing.T) {
 	}
 }
 
+// TestKeyTimeouts are those of the key, of its server, of every key.
+func TestKeyTimeouts(t *testing.T) {
+	c, err := config.Parse("f", []byte("vault: {address: https://v, token_file: /t, timeout: 3s}\nexports:\n"+
+		"  - {name: a, image: file:/a, socket: /a, key: {vault: {path: a}}}\n"+
+		"  - {name: b, image: file:/b, socket: /b, key: {vault: {path: b}, timeout: 5s}}\n"+
+		"  - {name: c, image: file:/c, socket: /c, key: {file: /k}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []time.Duration{3 * time.Second, 5 * time.Second, config.DefaultKeyTimeout} {
+		if got := time.Duration(c.Exports[i].Keys[0].Timeout); got != want {
+			t.Errorf("%s: %v, expected %v", c.Exports[i].Name, got, want)
+		}
+	}
+}
+
 // TestMistakes holds messages against what a person needs: the line, the key, what to do.
 func TestMistakes(t *testing.T) {
 	export := "exports:\n  - name: a\n    image: file:/a\n    socket: /s\n    key: {file: /k}\n"
@@ -73,6 +89,8 @@ func TestMistakes(t *testing.T) {
 		{"kdf memory", export + "    kdf_memory_limit: 5G\n", "line 6: exports[0].kdf_memory_limit: 5368709120: expected 0"},
 		{"images per connection", "defaults:\n  ceph: {images_per_connection: -1}\n" + export, "images_per_connection: -1: expected 0"},
 		{"engine", export + "    engine: magic\n", `line 6: exports[0].engine: "magic": expected auto, native, librbd`},
+		{"vault with two tokens", "vault: {address: https://v, token: {credential: c}, token_file: /t}\n", "give one of token, token_file and approle"},
+		{"vault's token in vault", "vault:\n  address: https://v\n  token: {vault: {path: a}}\n", "cannot be in Vault itself"},
 		{"vault without server", "exports:\n  - name: a\n    image: file:/a\n    socket: /s\n    key: {vault: {path: a}}\n", "no Vault server is configured"},
 		{"vault in the clear", "vault: {address: \"http://vault.example.com\", token_file: /t}\n", "expected https://"},
 		{"TLS on unix", "listen:\n  - socket: /s\n    tls: {certificate: /c, key: /k}\n", "line 3: listen[0].tls: TLS on a unix socket"},

@@ -28,6 +28,9 @@ func (c *File) fillDefaults() {
 	c.Barbican.Interface = cmp.Or(c.Barbican.Interface, "public")
 	c.Barbican.UserDomain = cmp.Or(c.Barbican.UserDomain, "Default")
 	c.Barbican.ProjectDomain = cmp.Or(c.Barbican.ProjectDomain, "Default")
+	if c.Vault.Token != nil {
+		c.Vault.Token.fill(c)
+	}
 	if c.Vault.AppRole != nil {
 		c.Vault.AppRole.Mount = cmp.Or(c.Vault.AppRole.Mount, "approle")
 	}
@@ -41,7 +44,7 @@ func (c *File) fillDefaults() {
 	}
 	c.Defaults.fill()
 	for i := range c.Exports {
-		c.Exports[i].fill(&c.Defaults)
+		c.Exports[i].fill(c)
 	}
 }
 
@@ -59,7 +62,8 @@ func (d *Defaults) fill() {
 	d.Access.fill(SocketMode{Mode: defaultMode})
 }
 
-func (e *Export) fill(d *Defaults) {
+func (e *Export) fill(c *File) {
+	d := &c.Defaults
 	if e.Key != nil {
 		e.Keys, e.Key = []Key{*e.Key}, nil
 	}
@@ -88,19 +92,25 @@ func (e *Export) fill(d *Defaults) {
 	}
 	keys := append([]Key{}, e.Keys...) // not those of the caller
 	for i := range keys {
-		keys[i].fill()
+		keys[i].fill(c)
 	}
 	if len(keys) > 0 {
 		e.Keys = keys
 	}
 	if e.Ceph.Key != nil {
 		k := *e.Ceph.Key
-		k.fill()
+		k.fill(c)
 		e.Ceph.Key = &k
 	}
 }
 
-func (s *Key) fill() {
+func (s *Key) fill(c *File) {
+	switch {
+	case s.Vault != nil:
+		s.Timeout = cmp.Or(s.Timeout, c.Vault.Timeout)
+	case s.Barbican != nil:
+		s.Timeout = cmp.Or(s.Timeout, c.Barbican.Timeout)
+	}
 	s.Timeout = cmp.Or(s.Timeout, Duration(DefaultKeyTimeout))
 	if s.Vault != nil {
 		v := *s.Vault

@@ -235,12 +235,14 @@ type Libvirt struct {
 	URI string `yaml:"uri"`
 }
 
-// Vault is a HashiCorp Vault or OpenBao server.
+// Vault is a HashiCorp Vault or OpenBao server. One of Token, TokenFile and AppRole is set.
 type Vault struct {
-	Address   string   `yaml:"address"`
-	Namespace string   `yaml:"namespace"`
-	CAFile    string   `yaml:"ca_file"`
-	Name      string   `yaml:"tls_server_name"`
+	Address   string `yaml:"address"`
+	Namespace string `yaml:"namespace"`
+	CAFile    string `yaml:"ca_file"`
+	Name      string `yaml:"tls_server_name"`
+	// Token is where the token is, in any source but Vault itself.
+	Token     *Key     `yaml:"token"`
 	TokenFile string   `yaml:"token_file"`
 	AppRole   *AppRole `yaml:"approle"`
 	Timeout   Duration `yaml:"timeout"`

@@ -43,6 +43,13 @@ func newKeyring(c *config.File) (keyring, error) {
 		cfg := vault.Config{
 			Address: v.Address, Namespace: v.Namespace, CAFile: v.CAFile, ServerName: v.Name, TokenFile: v.TokenFile,
 		}
+		if v.Token != nil {
+			token, err := r.source(v.Token, libvirt.Volume)
+			if err != nil {
+				return r, err
+			}
+			cfg.Token = token
+		}
 		if a := v.AppRole; a != nil {
 			cfg.RoleMount, cfg.RoleID, cfg.SecretIDFile = a.Mount, a.RoleID, a.SecretIDFile
 		}

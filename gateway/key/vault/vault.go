@@ -26,10 +26,12 @@ import (
 // maxTokenBytes bounds what is read of a file with a token or a secret ID.
 const maxTokenBytes = 64 << 10
 
-// Config says where the server is and who we are. One of TokenFile and RoleID is set.
+// Config says where the server is and who we are. One of Token, TokenFile and RoleID is set.
 type Config struct {
 	Address, Namespace string
 	CAFile, ServerName string
+	// Token is asked for each fetch.
+	Token key.Source
 	// TokenFile is read for each fetch, so that an agent may renew it.
 	TokenFile string
 	// RoleID and SecretIDFile log in at the AppRole method that is mounted at RoleMount.
@@ -153,8 +155,8 @@ func (s *Server) login(ctx context.Context) (*bao.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.cfg.TokenFile != "" {
-		token, err := readToken(s.cfg.TokenFile)
+	if s.cfg.Token != nil || s.cfg.TokenFile != "" {
+		token, err := s.givenToken(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("token: %w", err)
 		}
@@ -170,6 +172,23 @@ func (s *Server) login(ctx context.Context) (*bao.Client, error) {
 	}
 	client.SetToken(s.token)
 	return client, nil
+}
+
+// givenToken is the token that the configuration names.
+func (s *Server) givenToken(ctx context.Context) (string, error) {
+	if s.cfg.Token == nil {
+		return readToken(s.cfg.TokenFile)
+	}
+	b, err := s.cfg.Token.Passphrase(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer b.Release()
+	token := string(bytes.TrimSpace(b.Bytes()))
+	if token == "" {
+		return "", fmt.Errorf("%s: it is empty", s.cfg.Token)
+	}
+	return token, nil
 }
 
 // appRole gets a token; s.mu is held.

@@ -149,6 +149,15 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 	cfg := f.config(t, "root-token")
+	cfg.Token, cfg.TokenFile = key.File(cfg.TokenFile), ""
+	if got, err := get(t, cfg, vm1); got != "correct horse" {
+		t.Errorf("a token from a key source: %q, %v", got, err)
+	}
+	cfg.Token = key.File(testenv.WriteFile(t, filepath.Join(t.TempDir(), "empty"), []byte(" \n")))
+	if _, err := get(t, cfg, vm1); err == nil || !strings.Contains(err.Error(), "empty") {
+		t.Errorf("an empty token: %v", err)
+	}
+	cfg = f.config(t, "root-token")
 	cfg.Namespace = "team"
 	if got, err := get(t, cfg, vm1); got != "correct horse" {
 		t.Errorf("namespace: %q, %v", got, err)

@@ -5,6 +5,7 @@ package libvirt
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func (s Source) String() string {
 	return fmt.Sprintf("libvirt secret with usage %q", s.UsageID)
 }
 
-// Passphrase implements key.Source. The value of a private secret never leaves libvirtd, by libvirt's own rule.
+// Passphrase implements key.Source; the key of a ceph user is base64, as Ceph has it. The value of a private secret never leaves libvirtd, by libvirt's own rule.
 func (s Source) Passphrase(ctx context.Context) (*secret.Bytes, error) {
 	if s.UUID != "" {
 		if b, err := hex.DecodeString(strings.ReplaceAll(s.UUID, "-", "")); err != nil || len(b) != libvirt.UUIDBuflen {
@@ -73,7 +74,20 @@ func (s Source) Passphrase(ctx context.Context) (*secret.Bytes, error) {
 	if len(value) == 0 {
 		return nil, fmt.Errorf("%s: it is empty", s)
 	}
+	if s.Usage == Ceph {
+		return encodeKey(value)
+	}
 	return secret.Copy(value)
+}
+
+// encodeKey makes the text that Ceph has for a key of libvirt's value, which are the key's bytes: "virsh secret-set-value"
+// decodes what "ceph auth get-key" prints, and libvirt encodes it again for qemu.
+func encodeKey(value []byte) (*secret.Bytes, error) {
+	text, err := secret.New(base64.StdEncoding.EncodedLen(len(value)))
+	if err == nil {
+		base64.StdEncoding.Encode(text.Bytes(), value)
+	}
+	return text, err
 }
 
 func (s Source) fetch(c *libvirt.Libvirt) ([]byte, error) {

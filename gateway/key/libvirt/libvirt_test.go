@@ -28,12 +28,16 @@ const (
 // TestRealLibvirtd reads secrets that virsh has defined.
 func TestRealLibvirtd(t *testing.T) {
 	d := testenv.NewLibvirtd(t)
-	const passphrase = "correct\x00horse \xff"
+	const (
+		passphrase   = "correct\x00horse \xff"
+		cephKey      = "AQDZ" // what Ceph prints, and what virsh is given
+		cephKeyBytes = "\x01\x00\xd9"
+	)
 	for _, s := range []struct{ uuid, private, usage, value string }{
 		{public, "no", "<usage type='volume'><volume>/rbd/volumes/vm1</volume></usage>", passphrase},
 		{private, "yes", "<usage type='volume'><volume>/rbd/volumes/vm2</volume></usage>", passphrase},
 		{empty, "no", "<usage type='volume'><volume>/rbd/volumes/vm3</volume></usage>", ""},
-		{ceph, "no", "<usage type='ceph'><name>client.libvirt secret</name></usage>", "AQD=="},
+		{ceph, "no", "<usage type='ceph'><name>client.libvirt secret</name></usage>", cephKeyBytes},
 	} {
 		xml := fmt.Sprintf("<secret ephemeral='yes' private='%s'><uuid>%s</uuid>%s</secret>", s.private, s.uuid, s.usage)
 		file := testenv.WriteFile(t, filepath.Join(t.TempDir(), "secret.xml"), []byte(xml))
@@ -50,7 +54,8 @@ func TestRealLibvirtd(t *testing.T) {
 	}{
 		{"by UUID", libvirt.Source{UUID: public}, passphrase, ""},
 		{"by usage", libvirt.Source{Usage: libvirt.Volume, UsageID: "/rbd/volumes/vm1"}, passphrase, ""},
-		{"ceph", libvirt.Source{Usage: libvirt.Ceph, UsageID: "client.libvirt secret"}, "AQD==", ""},
+		{"ceph", libvirt.Source{Usage: libvirt.Ceph, UsageID: "client.libvirt secret"}, cephKey, ""},
+		{"ceph by UUID", libvirt.Source{Usage: libvirt.Ceph, UUID: ceph}, cephKey, ""},
 		{"usage of another kind", libvirt.Source{Usage: libvirt.Ceph, UsageID: "/rbd/volumes/vm1"}, "", "no such secret"},
 		{"private", libvirt.Source{UUID: private}, "", "private='no'"},
 		{"without a value", libvirt.Source{UUID: empty}, "", "secret-set-value"},

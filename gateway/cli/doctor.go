@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,18 +88,66 @@ func (f *doctorFlags) print(s std, found []doctor.Finding) error {
 	if f.asJSON {
 		return printJSON(s, found)
 	}
+	count := map[doctor.Status]int{}
 	for _, finding := range found {
+		count[finding.Status]++
 		if err := printFinding(s.out, finding); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := fmt.Fprintf(s.out, "%s: %s, %s.\n", plural(len(found), "finding"), plural(count[doctor.Error], "error"),
+		plural(count[doctor.Warning], "warning"))
+	return err
 }
 
-func printFinding(w io.Writer, f doctor.Finding) error {
-	_, err := fmt.Fprintf(w, "%-8s %-10s %s\n", f.Status, f.Check, f.Found)
-	if err == nil && f.Advice != "" {
-		_, err = fmt.Fprintf(w, "%19s -> %s\n", "", f.Advice)
+func plural(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
 	}
+	return strconv.Itoa(n) + " " + noun
+}
+
+// doctorColumns is how wide the sentences of findings are.
+const doctorColumns = 80
+
+// printFinding prints what was found beside the check's name, the advice below it, and commands as lines of their own, which
+// are never broken.
+func printFinding(w io.Writer, f doctor.Finding) error {
+	var out strings.Builder
+	head := fmt.Sprintf("%-8s %-10s ", f.Status, f.Check)
+	indent := strings.Repeat(" ", len(head))
+	for _, line := range wrap(f.Found, doctorColumns) {
+		out.WriteString(head + line + "\n")
+		head = indent
+	}
+	if f.Advice != "" {
+		for i, line := range wrap(f.Advice, doctorColumns-3) {
+			mark := "   "
+			if i == 0 {
+				mark = "-> "
+			}
+			out.WriteString(indent + mark + line + "\n")
+		}
+	}
+	for _, command := range f.Commands {
+		out.WriteString(indent + "     " + command + "\n")
+	}
+	_, err := io.WriteString(w, out.String())
 	return err
+}
+
+// wrap breaks text into lines of at most so many bytes, at spaces. A longer word has a line for itself.
+func wrap(text string, columns int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && len(line)+1+len(word) > columns {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
 }

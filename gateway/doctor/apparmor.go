@@ -20,19 +20,19 @@ const (
 // checkAppArmor looks for a rule that lets qemu connect. virt-aa-helper gives a guest the files of its local disks only:
 // a unix socket of an NBD disk is never among them, neither at the start nor when a disk is plugged in.
 func (h *host) checkAppArmor(dir string) []Finding {
-	const check = "apparmor"
+	const check = checkName("apparmor")
 	enabled := strings.TrimSpace(h.text("/sys/module/apparmor/parameters/enabled")) == "Y"
 	text := h.text(abstraction)
 	switch driver := h.setting("security_driver"); {
 	case !enabled:
-		return []Finding{{check, OK, "AppArmor is off", ""}}
+		return []Finding{check.ok("AppArmor is off.")}
 	case strings.Contains(driver, "none"):
-		return []Finding{{check, OK, "libvirt confines no guests (security_driver)", ""}}
+		return []Finding{check.ok("libvirt confines no guests (security_driver in /etc/libvirt/qemu.conf).")}
 	case text == "":
-		return []Finding{{check, Skipped, abstraction + " is missing: libvirt is not installed", ""}}
+		return []Finding{check.skipped("%s is missing: libvirt is not installed.", abstraction)}
 	}
 	if where := h.ruleFor(text, filepath.Join(dir, "x.sock")); where != "" {
-		return []Finding{{check, OK, fmt.Sprintf("%s lets guests connect to sockets in %s", where, dir), ""}}
+		return []Finding{check.ok("%s lets guests connect to sockets in %s.", where, dir)}
 	}
 	target := localAbstraction
 	if !strings.Contains(text, "local/abstractions/libvirt-qemu") {
@@ -41,9 +41,10 @@ func (h *host) checkAppArmor(dir string) []Finding {
 			target = abstraction
 		}
 	}
-	return []Finding{{check, Error, fmt.Sprintf("no AppArmor rule lets guests connect to sockets in %s", dir),
-		fmt.Sprintf("add the line \"%s/*.sock rw,\" to %s (deploy/apparmor has the file); guests that run already: "+
-			"apparmor_parser -r /etc/apparmor.d/libvirt/libvirt-UUID", dir, target)}}
+	return []Finding{check.bad("No AppArmor rule lets guests connect to sockets in %s.", dir).do(
+		fmt.Sprintf("Add one to %s. Guests that start later have it; the last command gives it to one that runs.", target),
+		"mkdir -p "+filepath.Dir(target), fmt.Sprintf("echo '%s/*.sock rw,' >> %s", dir, target),
+		"apparmor_parser -r /etc/apparmor.d/libvirt/libvirt-UUID")}
 }
 
 // ruleFor finds the file with a rule that gives rw on a path.

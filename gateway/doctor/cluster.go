@@ -16,8 +16,12 @@ import (
 
 // checkCluster connects as the gateway would, and looks at what its user may do.
 func checkCluster(ctx context.Context, opts Options) []Finding {
+	const check = checkName("cluster")
 	if opts.NoCeph {
-		return []Finding{{"cluster", Skipped, "Ceph is left out", ""}}
+		return []Finding{check.skipped("Ceph is left out.")}
+	}
+	if _, err := rbd.Features(); errors.Is(err, errors.ErrUnsupported) {
+		return []Finding{check.skipped("This luksgate, built without Ceph, cannot ask it.")}
 	}
 	user := strings.TrimPrefix(opts.Ceph.User, "client.")
 	if user == "" {
@@ -37,52 +41,57 @@ func checkCluster(ctx context.Context, opts Options) []Finding {
 	case r = <-done:
 	case <-ctx.Done():
 		// librados cannot be told to stop: it ends by itself after client_mount_timeout, or with the process.
-		return []Finding{{"cluster", Error, "the cluster does not answer: " + context.Cause(ctx).Error(), clusterAdvice}}
+		return []Finding{check.bad("The cluster does not answer: %v.", context.Cause(ctx)).do(clusterAdvice, clusterTest(user))}
 	}
 	if r.err != nil {
-		return []Finding{{"cluster", Error, r.err.Error(), clusterAdvice}}
+		return []Finding{check.bad("%v.", r.err).do(clusterAdvice, clusterTest(user))}
 	}
 	defer r.c.Close()
 	fsid, err := r.c.FSID()
 	if err != nil {
-		return []Finding{{"cluster", Error, err.Error(), clusterAdvice}}
+		return []Finding{check.bad("%v.", err).do(clusterAdvice, clusterTest(user))}
 	}
-	all := []Finding{{"cluster", OK, fmt.Sprintf("cluster %s answers client.%s", fsid, user), ""}, checkCaps(r.c, user)}
+	all := []Finding{check.ok("Cluster %s answers client.%s.", fsid, user), checkCaps(r.c, user)}
 	for _, ref := range opts.Images {
 		all = append(all, checkImage(r.c, ref))
 	}
 	return all
 }
 
-const clusterAdvice = "check mon_host and the keyring in ceph.conf, the user's name (--ceph-user) and the network; " +
-	"ceph -s --id USER must work on this host"
+const clusterAdvice = "Check mon_host and the keyring in ceph.conf, the user's name (--ceph-user) and the network. This command must work here."
+
+func clusterTest(user string) string { return "rbd ls --id " + user + " POOL" }
 
 // checkCaps asks what the user may do. Few users may ask that themselves: profile rbd alone does not allow it.
 func checkCaps(c *rbd.Cluster, user string) Finding {
-	const check = "caps"
-	advice := fmt.Sprintf("as an administrator: ceph auth caps client.%s mon 'profile rbd' osd 'profile rbd pool=POOL'", user)
-	ownUser := "make a user for the gateway: ceph auth get-or-create client.luksgate mon 'profile rbd' osd 'profile rbd pool=POOL'"
+	const (
+		check  = checkName("caps")
+		wanted = "mon 'profile rbd' osd 'profile rbd pool=POOL'"
+	)
+	change := fmt.Sprintf("ceph auth caps client.%s %s", user, wanted)
 	caps, err := c.Caps(user)
 	if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) {
-		return Finding{check, Skipped, fmt.Sprintf("client.%s may not see its own caps, which is right", user),
-			fmt.Sprintf("as an administrator compare: ceph auth get client.%s wants mon 'profile rbd' and osd 'profile rbd pool=POOL'", user)}
+		return check.skipped("client.%s may not see its own caps, which is right.", user).do(
+			"Compare as an administrator. Wanted: "+wanted+".", "ceph auth get client."+user)
 	}
 	if err != nil {
-		return Finding{check, Warning, fmt.Sprintf("the caps of client.%s cannot be read: %v", user, err), advice}
+		return check.warning("The caps of client.%s cannot be read: %v.", user, err).do("Set them as an administrator.", change)
 	}
 	found := fmt.Sprintf("client.%s has mon %q, osd %q", user, caps["mon"], caps["osd"])
 	switch mon, osd := caps["mon"], caps["osd"]; {
 	case mon == "":
-		return Finding{check, Error, found + ": it cannot even connect", advice}
+		return check.bad("%s: it cannot even connect.", found).do("Set them as an administrator.", change)
 	case !strings.Contains(mon, "profile rbd") && !strings.Contains(mon, "blocklist") &&
 		!strings.Contains(mon, "blacklist") && !everything(mon):
-		return Finding{check, Warning, found + ": it cannot break the lock of a host that died (that takes profile rbd)", advice}
+		return check.warning("%s: it cannot break the lock of a host that died.", found).do(
+			"Set them as an administrator: profile rbd has what that takes.", change)
 	case !strings.Contains(osd, "profile rbd") && !everything(osd) && !strings.Contains(osd, "rwx"):
-		return Finding{check, Error, found + ": it cannot write images", advice}
+		return check.bad("%s: it cannot write images.", found).do("Set them as an administrator.", change)
 	case everything(mon) || everything(osd):
-		return Finding{check, Warning, found + ": that is more than a gateway needs", ownUser}
+		return check.warning("%s: that is more than a gateway needs.", found).do("Make a user for the gateway.",
+			"ceph auth get-or-create client.luksgate "+wanted)
 	}
-	return Finding{check, OK, found, ""}
+	return check.ok("%s.", found)
 }
 
 func everything(caps string) bool {
@@ -94,18 +103,18 @@ func everything(caps string) bool {
 
 // checkImage opens an image for reading.
 func checkImage(c *rbd.Cluster, ref image.Ref) Finding {
-	const check = "image"
+	const check = checkName("image")
 	if ref.Scheme != image.RBD {
-		return Finding{check, Skipped, ref.String() + " is not in RBD", ""}
+		return check.skipped("%s is not in RBD.", ref)
 	}
 	info, err := c.Describe(ref)
 	if err != nil {
-		return Finding{check, Error, err.Error(), "check the name, and that the user's caps name the pool"}
+		return check.bad("%v.", err).do("Check the name, and that the user's caps name the pool.")
 	}
-	found := fmt.Sprintf("%s can be read; features: %s", ref, strings.Join(info.Features, ", "))
+	found := fmt.Sprintf("%s can be read. Its features: %s.", ref, strings.Join(info.Features, ", "))
 	if ref.Snapshot == "" && !slices.Contains(info.Features, "exclusive-lock") {
-		return Finding{check, Warning, found, fmt.Sprintf("rbd feature enable %s exclusive-lock: without it two hosts can write at once, "+
-			"and a migration cannot hand the image over", strings.TrimPrefix(ref.String(), "rbd:"))}
+		return check.warning("%s", found).do("Give it exclusive-lock. Without it two hosts can write at once, and a migration cannot hand "+
+			"the image over.", "rbd feature enable "+strings.TrimPrefix(ref.String(), "rbd:")+" exclusive-lock")
 	}
-	return Finding{check, OK, found, ""}
+	return check.ok("%s", found)
 }

@@ -7,6 +7,7 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	"github.com/luksgate/luksgate/attach"
@@ -31,10 +32,12 @@ type Finding struct {
 	// Check is a name that stays the same between versions, such as "socket-dir".
 	Check  string `json:"check"`
 	Status Status `json:"status"`
-	// Found is what there is, in words.
+	// Found is what there is, in one or more sentences.
 	Found string `json:"found"`
-	// Advice is what to do; empty if nothing is to be done.
+	// Advice is what to do, in sentences; empty if nothing is to be done.
 	Advice string `json:"advice,omitempty"`
+	// Commands are shell lines that do it, with words in capitals to be replaced.
+	Commands []string `json:"commands,omitempty"`
 }
 
 // Options say what is looked at.
@@ -76,6 +79,31 @@ func Run(ctx context.Context, opts Options) []Finding {
 	all = append(all, h.checkProcess()...)
 	all = append(all, checkLibrbd(opts)...)
 	return append(all, checkCluster(ctx, opts)...)
+}
+
+// A checkName makes the findings of one check.
+type checkName string
+
+func (c checkName) ok(format string, args ...any) Finding {
+	return Finding{Check: string(c), Status: OK, Found: fmt.Sprintf(format, args...)}
+}
+
+func (c checkName) skipped(format string, args ...any) Finding {
+	return Finding{Check: string(c), Status: Skipped, Found: fmt.Sprintf(format, args...)}
+}
+
+func (c checkName) warning(format string, args ...any) Finding {
+	return Finding{Check: string(c), Status: Warning, Found: fmt.Sprintf(format, args...)}
+}
+
+func (c checkName) bad(format string, args ...any) Finding {
+	return Finding{Check: string(c), Status: Error, Found: fmt.Sprintf(format, args...)}
+}
+
+// do adds what to do about it.
+func (f Finding) do(advice string, commands ...string) Finding {
+	f.Advice, f.Commands = advice, commands
+	return f
 }
 
 // Healthy says whether no finding is an Error.

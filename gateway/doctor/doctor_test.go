@@ -83,7 +83,7 @@ func expect(t *testing.T, all []Finding, check string, status Status, texts ...s
 	for _, f := range all {
 		ok := f.Check == check && f.Status == status
 		for _, text := range texts {
-			ok = ok && strings.Contains(f.Found+"\n"+f.Advice, text)
+			ok = ok && strings.Contains(f.Found+"\n"+f.Advice+"\n"+strings.Join(f.Commands, "\n"), text)
 		}
 		if ok {
 			return
@@ -107,7 +107,7 @@ func TestGoodHost(t *testing.T) {
 		t.Error("not healthy")
 	}
 	expect(t, all, "socket-dir", OK, "0750 luksgate:kvm")
-	expect(t, all, "sockets", OK, "1 sockets")
+	expect(t, all, "sockets", OK, "one socket")
 	expect(t, all, "apparmor", OK, localAbstraction)
 	expect(t, all, "tls", Skipped)
 	expect(t, all, "libvirt", Skipped)
@@ -121,7 +121,7 @@ func TestSocketDir(t *testing.T) {
 		mode   os.FileMode
 		status Status
 		text   string
-	}{{0o700, Error, "cannot enter"}, {0o740, Error, "cannot enter"}, {0o751, Warning, "every user"}, {0o710, OK, "0710"}} {
+	}{{0o700, Error, "cannot enter"}, {0o740, Error, "cannot enter"}, {0o751, OK, "the mode of each socket decides"}, {0o752, Error, "own"}, {0o710, OK, "0710 "}} {
 		h.dir("/run/luksgate", c.mode)
 		expect(t, h.run(Options{}), "socket-dir", c.status, c.text)
 	}
@@ -162,7 +162,7 @@ func TestSockets(t *testing.T) {
 func TestAppArmor(t *testing.T) {
 	const rule = "\t/{,var/}run/luksgate/** rw,\n"
 	h := newTree(t)
-	expect(t, h.run(Options{}), "apparmor", Error, localAbstraction, "/run/luksgate/*.sock rw,")
+	expect(t, h.run(Options{}), "apparmor", Error, localAbstraction, "echo '/run/luksgate/*.sock rw,' >> "+localAbstraction)
 	h.write(localAbstraction, "#/run/luksgate/*.sock rw,\n/run/luksgate/*.sock r,\n/run/luksgate/*/x.sock rw,\n")
 	expect(t, h.run(Options{}), "apparmor", Error)
 	h.write(localAbstraction, rule)
@@ -202,7 +202,7 @@ func TestGlob(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	h := newTree(t)
-	expect(t, h.run(Options{TLS: true}), "tls", Error, "/etc/pki/qemu/client-key.pem is missing")
+	expect(t, h.run(Options{TLS: true}), "tls", Error, "Missing: ", "/etc/pki/qemu/client-key.pem.")
 	h.write("/etc/libvirt/qemu.conf", "nbd_tls = 1\nnbd_tls_x509_cert_dir = \"/etc/pki/libvirt/nbd\"\n")
 	for _, name := range []string{"ca-cert.pem", "client-cert.pem", "client-key.pem"} {
 		expect(t, h.run(Options{}), "tls", Error, "/etc/pki/libvirt/nbd/"+name)
@@ -229,8 +229,8 @@ func TestVersions(t *testing.T) {
 		status    Status
 		text      string
 	}{
-		{v(6, 0), v(4, 2), nil, OK, "libvirt 6.0.0, qemu 4.2.0"}, {v(9, 0), v(7, 2), nil, OK, "themselves"},
-		{v(5, 9), v(4, 2), nil, Error, "upgrade"}, {v(6, 0), v(4, 1), nil, Error, "upgrade"},
+		{v(6, 0), v(4, 2), nil, OK, "libvirt 6.0.0 and qemu 4.2.0."}, {v(9, 0), v(7, 2), nil, OK, "themselves"},
+		{v(5, 9), v(4, 2), nil, Error, "Upgrade"}, {v(6, 0), v(4, 1), nil, Error, "Upgrade"},
 		{v(0, 0), v(0, 0), errors.New("no daemon"), Warning, "no daemon"},
 	} {
 		all := h.run(Options{Versions: func(context.Context) (attach.Version, attach.Version, error) { return c.lib, c.qemu, c.err }})

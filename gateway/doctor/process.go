@@ -23,55 +23,56 @@ func (h *host) checkProcess() []Finding {
 }
 
 func checkCipher() Finding {
-	const check = "aes"
-	found := fmt.Sprintf("AES-XTS runs with %s (this processor can: %s)", xts.Kernel(), strings.Join(xts.Kernels(), ", "))
+	const check = checkName("aes")
+	found := fmt.Sprintf("AES-XTS runs with %s. This processor can: %s.", xts.Kernel(), strings.Join(xts.Kernels(), ", "))
 	if xts.Kernel() == "portable" {
-		return Finding{check, Warning, found, "without the processor's AES instructions encryption is the bottleneck: in a virtual " +
-			"machine give it a CPU model with aes; if LUKSGATE_XTS is set, unset it"}
+		return check.warning("%s", found).do("Without the processor's AES instructions encryption is the bottleneck. Give a virtual machine a " +
+			"CPU model that has aes. If LUKSGATE_XTS is set, unset it.")
 	}
-	return Finding{check, OK, found, ""}
+	return check.ok("%s", found)
 }
 
 func checkMemlock(resource int) Finding {
-	const check = "memlock"
+	const check = checkName("memlock")
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(resource, &limit); err != nil {
-		return Finding{check, Warning, fmt.Sprintf("the limit of locked memory cannot be read: %v", err), ""}
+		return check.warning("The limit of locked memory cannot be read: %v.", err)
 	}
 	if limit.Cur == unix.RLIM_INFINITY {
-		return Finding{check, OK, "locked memory is not limited", ""}
+		return check.ok("Locked memory is not limited.")
 	}
 	images := limit.Cur / lockedBytesPerImage
-	found := fmt.Sprintf("%d KiB of locked memory, for the keys of about %d open images", limit.Cur>>10, images)
+	found := fmt.Sprintf("This process may lock %d KiB of memory, for the keys of about %d open images.", limit.Cur>>10, images)
 	if images < 500 {
-		return Finding{check, Warning, found, "raise it, so that keys never reach swap: LimitMEMLOCK=64M in the service, or " +
-			"ulimit -l 65536"}
+		return check.warning("%s", found).do("Raise the limit, so that keys never reach swap: a service has LimitMEMLOCK=256M for that, a shell this.",
+			"ulimit -l 65536")
 	}
-	return Finding{check, OK, found, ""}
+	return check.ok("%s", found)
 }
 
 func (h *host) checkHugePages() Finding {
-	const check = "hugepages"
+	const check = checkName("hugepages")
 	setting := strings.TrimSpace(h.text("/sys/kernel/mm/transparent_hugepage/enabled"))
 	switch {
 	case setting == "":
-		return Finding{check, Skipped, "this kernel has no transparent huge pages", ""}
+		return check.skipped("This kernel has no transparent huge pages.")
 	case strings.Contains(setting, "[never]"):
-		return Finding{check, Warning, "transparent huge pages are off", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: " +
-			"large buffers take fewer page faults"}
+		return check.warning("Transparent huge pages are off.").do("Let programs ask for them: large buffers take fewer page faults then.",
+			"echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
 	}
-	return Finding{check, OK, "transparent huge pages: " + setting, ""}
+	return check.ok("Transparent huge pages are on: %s.", setting)
 }
 
 // checkLibrbd says what the librbd that was found at run time can do.
 func checkLibrbd(opts Options) []Finding {
-	const check = "librbd"
+	const check = checkName("librbd")
 	if opts.NoCeph {
-		return []Finding{{check, Skipped, "Ceph is left out", ""}}
+		return []Finding{check.skipped("Ceph is left out.")}
 	}
 	features, err := rbd.Features()
 	if errors.Is(err, errors.ErrUnsupported) {
-		return []Finding{{check, Error, "this luksgate was built without Ceph", "build it with make build, where librbd-dev is installed"}}
+		return []Finding{check.bad("This luksgate was built without Ceph.").do("Build it where librbd-dev is installed. For a gateway of files "+
+			"only pass --no-ceph.", "make build")}
 	}
 	var can, cannot []string
 	for _, f := range features {
@@ -81,12 +82,11 @@ func checkLibrbd(opts Options) []Finding {
 			cannot = append(cannot, f.What)
 		}
 	}
-	found := fmt.Sprintf("librbd %s has: %s", rbd.Version(), list(can))
-	if len(cannot) == 0 {
-		return []Finding{{check, OK, found, ""}}
+	found := fmt.Sprintf("librbd %s has %s.", rbd.Version(), list(can))
+	if len(cannot) > 0 {
+		found += fmt.Sprintf(" It lacks %s, which the gateway can do without.", list(cannot))
 	}
-	// Nothing of it is needed: the native engine does without.
-	return []Finding{{check, OK, found + "; it lacks: " + list(cannot), ""}}
+	return []Finding{check.ok("%s", found)}
 }
 
 func list(names []string) string {

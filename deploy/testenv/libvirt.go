@@ -86,7 +86,7 @@ func (s System) ValidateXML(tb testing.TB, schema string, documents map[string]s
 	rng := filepath.Join(s.root, "/usr/share/libvirt/schemas", schema)
 	if _, err := os.Stat(rng); errors.Is(err, fs.ErrNotExist) {
 		if s.root != "" {
-			tb.Skipf("NOT RUN: no libvirt in the chroot of %s: deploy/chroot/chroot make %s libvirt-clients", s.Name, s.Name)
+			tb.Skipf("NOT RUN: no libvirt in the chroot of %s: deploy/chroot/chroot make %s libvirt0", s.Name, s.Name)
 		}
 		Missing(tb, "no libvirt schema %s (it comes with libvirt0)", rng)
 	}

@@ -18,7 +18,8 @@ func newXML(s std) *cobra.Command {
 		Long: `Print what a host needs to use an export. These commands only print: they change nothing.
 
 The output is for the versions of libvirt and qemu that --libvirt and --qemu name; without them the libvirt that runs on
-this host is asked, and where none runs the output is for libvirt 6.0 and qemu 4.2 (Ubuntu 20.04).`,
+this host is asked, and where none runs the output is for libvirt 6.0 and qemu 4.2 (Ubuntu 20.04). The commands of "secret"
+are for libvirt 6.0 unless --libvirt says otherwise: newer ones take them too.`,
 	}
 	cmd.AddCommand(newXMLDisk(s), newXMLQemu(s), newXMLSecret(s), newXMLToGateway(s), newXMLToLibrbd(s))
 	return cmd
@@ -133,7 +134,7 @@ func newXMLSecret(s std) *cobra.Command {
 	fs.StringVar(&opts.Description, "description", "", "a text for people")
 	fs.BoolVar(&opts.Ephemeral, "ephemeral", false, "the secret is lost when libvirtd ends")
 	fs.BoolVar(&opts.Private, "private", false, "the value never leaves libvirtd, not even for luksgate")
-	fs.StringVar(&libvirt, "libvirt", "", "version of libvirt to write for (default 6.0)")
+	fs.StringVar(&libvirt, "libvirt", "", "version of libvirt that the commands are for (default 6.0)")
 	fs.BoolVar(&commands, "commands", false, "print the shell lines that define the secret and set its value")
 	fs.StringVar(&xmlFile, "xml-file", "secret.xml", "with --commands: the file that has the XML")
 	fs.StringVar(&valueFile, "value-file", "secret.value", "with --commands: the file that has the value")

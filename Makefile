@@ -86,7 +86,7 @@ test: deps ## install what the tests need, start a Ceph cluster for them, run al
 .PHONY: test-long
 test-long: deps ## the tests that take minutes each: guests that migrate, clones of Ceph 18 in a chroot (root makes it)
 	deploy/chroot/chroot make trixie
-	deploy/chroot/chroot make bullseye libvirt-clients qemu-system-x86 seabios
+	deploy/chroot/chroot make bullseye libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 seabios
 	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
 	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration|TestCloneKinds|TestFlattenIsInterrupted|TestUpgradeBelowQemu|TestCrashBelowQemu)' -v ./gateway/cli
 

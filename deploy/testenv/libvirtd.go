@@ -18,60 +18,54 @@ import (
 // libvirtd keep to folders of its own.
 const unprivilegedUID = 65534
 
-// A Libvirtd is a libvirt daemon of a test's own, in session mode.
+// A Libvirtd is a libvirt daemon of a test's own.
 type Libvirtd struct {
 	// URI is what clients connect to.
 	URI string
+	// Socket is where it listens.
+	Socket string
 	// Dir is a folder that it and its guests may use. It is short enough for sockets.
-	Dir string
+	Dir    string
+	system System
 }
 
-// NewLibvirtd starts libvirtd, which ends, with its domains, when the test does.
+// NewLibvirtd starts this machine's libvirtd in session mode. It ends, with its domains, when the test does.
 func NewLibvirtd(tb testing.TB) *Libvirtd {
 	tb.Helper()
-	return NewLibvirtdOf(tb, Here(tb))
-}
-
-// NewLibvirtdOf starts the libvirtd of a system. For root it has a host name and a host UUID of its own, so that guests can
-// migrate between two of them.
-func NewLibvirtdOf(tb testing.TB, s System) *Libvirtd {
-	tb.Helper()
-	virsh := Tool(tb, "virsh")
+	s := Here(tb)
 	if err := os.Chmod(s.Dir, 0o755); err != nil {
 		tb.Fatal(err)
 	}
-	dir, err := os.MkdirTemp(s.Dir, "v")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	l := &Libvirtd{Dir: dir}
-	socket := filepath.Join(l.Dir, "libvirt", "libvirt-sock")
-	l.URI = "qemu+unix:///session?socket=" + socket
-	config := filepath.Join(l.Dir, "libvirtd.conf")
-	WriteFile(tb, config, fmt.Appendf(nil, "host_uuid = \"%s\"\n", newUUID()))
+	l := &Libvirtd{Dir: s.Dir, Socket: filepath.Join(s.Dir, "libvirt", "libvirt-sock"), system: s}
+	l.URI = "qemu+unix:///session?socket=" + l.Socket
 	l.Own(tb, l.Dir)
-	l.Own(tb, config)
 	line := []string{"HOME=" + l.Dir, "XDG_RUNTIME_DIR=" + l.Dir, "XDG_CONFIG_HOME=" + l.Dir + "/config",
 		"XDG_CACHE_HOME=" + l.Dir + "/cache", "XDG_DATA_HOME=" + l.Dir + "/data"}
 	if os.Geteuid() == 0 {
 		id := strconv.Itoa(unprivilegedUID)
-		line = append(line, "unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, "host-"+filepath.Base(l.Dir),
-			"setpriv", "--reuid", id, "--regid", id, "--clear-groups")
+		line = append(line, "setpriv", "--reuid", id, "--regid", id, "--clear-groups")
 	}
 	s.mustHave(tb, "/usr/sbin/libvirtd", "/usr/bin/qemu-system-x86_64")
-	p := StartCmd(tb, s.Command(tb, "env", append(line, "/usr/sbin/libvirtd", "--config", config)...))
+	l.start(tb, s.Command(tb, "env", append(line, "/usr/sbin/libvirtd")...))
+	return l
+}
+
+// start runs the daemon and waits until it listens.
+func (l *Libvirtd) start(tb testing.TB, cmd *exec.Cmd) {
+	tb.Helper()
+	virsh := Tool(tb, "virsh")
+	p := StartCmd(tb, cmd)
 	for deadline := time.Now().Add(CommandTimeout); ; time.Sleep(20 * time.Millisecond) {
-		c, err := net.Dial("unix", socket)
+		c, err := net.Dial("unix", l.Socket)
 		if err == nil {
 			_ = c.Close()
 			break
 		}
 		if time.Now().After(deadline) || !p.Running() {
-			tb.Fatalf("libvirtd does not listen on %s: %v\n%s", socket, err, p.Output())
+			tb.Fatalf("libvirtd does not listen on %s: %v\n%s", l.Socket, err, p.Output())
 		}
 	}
 	tb.Cleanup(func() { l.destroyAll(tb, virsh) })
-	return l
 }
 
 func newUUID() string {

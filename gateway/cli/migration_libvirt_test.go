@@ -10,64 +10,38 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/luksgate/luksgate/attach/bridge"
 	"github.com/luksgate/luksgate/deploy/testenv"
 )
 
-// TestMigrationByLibvirt does with virsh what docs/migration.md says, between two libvirtd of this machine's version. One
-// older than 7.9 does not take XML with luks2, not even for another host: there a hook of the other host has to do it, and
-// libvirt runs hooks for root's libvirtd only.
+// TestMigrationByLibvirt does what docs/migration.md says, by the commands that are written there: a guest whose disk is never
+// idle goes from a libvirt with the gateway to one with librbd's engine, and back. The old side is libvirt 7.0 with qemu
+// 5.2, where a hook of the other host has to change the XML, and then this machine's libvirt, which does it itself.
 func TestMigrationByLibvirt(t *testing.T) {
 	testenv.Long(t)
 	testenv.CephConf(t)
-	if os.Geteuid() != 0 {
-		t.Skip("NOT RUN: libvirt migrates between hosts of different names only, which takes root to have here")
-	}
-	m := newRBDImage(t, 48, "luks2", "aes-256").cheapKDF(t)
-	here := testenv.Here(t)
-	h := &virshHop{t: t, m: m, dir: here.Dir, old: testenv.NewLibvirtdOf(t, here), upgraded: testenv.NewLibvirtdOf(t, here)}
-	guest := testenv.NewGuest(t, h.dir)
-	h.defineSecrets()
-
-	// The domain as the upgraded host has it, and from it that of the old host and the exports of its gateway.
-	h.exports = filepath.Join(h.dir, "exports.yaml")
-	librbd := testenv.WriteFile(t, filepath.Join(h.dir, "guest.xml"), []byte(h.domain(guest)))
-	moved := h.bridge("to-gateway", read(t, librbd))
-	e := h.export()
-	gate := testenv.StartCmd(t, command("export", e.Image, "--key-file", m.key, "--socket", e.Socket, "--name", e.Name))
-	uri := gate.WaitLine("nbd+unix:")
-	h.old.Own(t, e.Socket)
-	h.old.Own(t, h.dir) // where the guests' sockets are
-
-	h.old.Virsh(t, "define", testenv.WriteFile(t, filepath.Join(h.dir, "moved.xml"), []byte(moved)))
-	h.old.Virsh(t, "start", "guest")
-	h.busy(h.old, "READY")
-	h.move(h.old, h.upgraded, "to-librbd", "protocol='rbd'")
-	c := h.move(h.upgraded, h.old, "to-gateway", "protocol='nbd'")
-	c.Say(t, "stop")
-	digest, _, _ := strings.Cut(c.Wait(t, "DIGEST", nil), " ")
-
-	copied := filepath.Join(t.TempDir(), "copy")
-	testenv.Run(t, "nbdcopy", uri, copied)
-	(&hop{t: t}).expect("through the gateway", copied, digest)
-	if code := gate.Stop(); code != 0 {
-		t.Errorf("gateway: exit code %d\n%s", code, gate.Output())
-	}
-	testenv.Run(t, "qemu-img", append(append([]string{"convert", "-O", "raw"}, m.librbd(m.spec)...), copied)...)
-	(&hop{t: t}).expect("through librbd", copied, digest)
+	t.Run("from-7.0", func(t *testing.T) { newVirshHop(t, testenv.Chroot(t, "bullseye")).roundTrip(true) })
+	t.Run("from-9.0", func(t *testing.T) { newVirshHop(t, testenv.Here(t)).roundTrip(false) })
 }
 
 // A virshHop takes a guest from one libvirt to the other.
 type virshHop struct {
 	t             *testing.T
 	m             *rbdImage
-	dir, exports  string
-	old, upgraded *testenv.Libvirtd
-	count         int
+	page          *runbook
+	words         *strings.Replacer // of the page, and what they are here
+	old, upgraded virtHost
+	gate          *server
+	gateConf      string // of the gateway, without exports
+}
+
+// A virtHost is one side: its libvirt, a working folder for the commands, and their environment.
+type virtHost struct {
+	*testenv.Libvirtd
+	home string
+	env  []string
 }
 
 // Secrets of the test; on real hosts each has the same UUID everywhere.
@@ -76,11 +50,53 @@ const (
 	luksSecret = "7d5b2c0e-31b4-4a5c-9d0b-6f7d0e1a2b3c"
 )
 
-// console is the guest's serial line on a host. The host that it leaves removes its own.
-func console(on *testenv.Libvirtd) string { return filepath.Join(on.Dir, "tty") }
+// guestConsole is the guest's serial line, in a folder that each host has its own of.
+const guestConsole = "/run/libvirt/vm1.tty"
 
-func (h *virshHop) domain(g testenv.Guest) string {
+func newVirshHop(t *testing.T, old testenv.System) *virshHop {
+	h := &virshHop{t: t, m: newRBDImage(t, 48, "luks2", "aes-256").cheapKDF(t), page: readRunbook(t, "migration.md")}
+	here := testenv.Here(t)
+	here.Dir = old.Dir // where both sides can reach it
+	migrate := filepath.Join(old.Dir, "migrate")
+	if err := os.Mkdir(migrate, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	hook := h.page.blocks(t, "From an older libvirt", 4)[0]
+	h.old.Libvirtd = testenv.NewLibvirtHost(t, old, "")
+	h.upgraded.Libvirtd = testenv.NewLibvirtHost(t, here, strings.ReplaceAll(hook, "/etc/luksgate/migrate", migrate))
+
+	user := strings.ToLower(testenv.UniqueName(t)[:12] + filepath.Base(old.Dir))
+	testenv.Ceph(t, "auth", "get-or-create", "client."+user, "mon", "profile rbd", "osd", "profile rbd pool="+testenv.Pool)
+	t.Cleanup(func() { testenv.Ceph(t, "auth", "rm", "client."+user) })
+	h.gateConf = fmt.Sprintf("libvirt: {socket: %s}\n", h.old.Socket)
+	h.gate = serveDaemon(t, h.gateConf)
+	h.words = strings.NewReplacer("/etc/luksgate/luksgate.conf", h.gate.config, "/etc/luksgate/migrate", migrate,
+		"/run/luksgate/", old.Dir+"/", "vms/web1", h.m.spec, "192.0.2.1:6789", monitor(t), "client.libvirt", "client."+user, "user: libvirt", "user: "+user,
+		"qemu+ssh://upgraded/system", h.upgraded.URI, "qemu+ssh://old/system", h.old.URI, "upgraded:", "")
+	for _, host := range []*virtHost{&h.old, &h.upgraded} {
+		h.settle(host, testenv.Ceph(t, "auth", "get-key", "client."+user))
+	}
+	return h
+}
+
+// settle prepares a host for commands, and gives it the secrets as the page says.
+func (h *virshHop) settle(host *virtHost, cephKey string) {
 	h.t.Helper()
+	host.home = filepath.Join(host.Dir, "home")
+	if err := os.Mkdir(host.home, 0o700); err != nil {
+		h.t.Fatal(err)
+	}
+	host.env = append(host.Client(h.t), "LUKS="+luksSecret, "CEPH="+cephSecret, envAdmin+"="+h.gate.socket("admin.sock"))
+	testenv.WriteProgram(h.t, host.Dir+"/bin/luksgate", fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$@\"\n", envRun, os.Args[0]))
+	testenv.WriteProgram(h.t, host.Dir+"/bin/scp", "#!/bin/sh\nexec cp \"$@\"\n")
+	testenv.WriteFile(h.t, filepath.Join(host.home, "web1.key"), []byte(read(h.t, h.m.key)))
+	testenv.WriteFile(h.t, filepath.Join(host.home, "ceph.key"), []byte(cephKey+"\n"))
+	h.on(*host, h.page.blocks(h.t, "Once, on both hosts", 2)[0])
+}
+
+// monitor is where the test cluster is reached.
+func monitor(t *testing.T) string {
+	t.Helper()
 	var dump struct {
 		Mons []struct {
 			PublicAddrs struct {
@@ -88,104 +104,126 @@ func (h *virshHop) domain(g testenv.Guest) string {
 			} `json:"public_addrs"`
 		}
 	}
-	if err := json.Unmarshal([]byte(testenv.Ceph(h.t, "mon", "dump", "--format", "json")), &dump); err != nil || len(dump.Mons) == 0 {
-		h.t.Fatalf("mon dump: %v", err)
+	if err := json.Unmarshal([]byte(testenv.Ceph(t, "mon", "dump", "--format", "json")), &dump); err != nil || len(dump.Mons) == 0 {
+		t.Fatalf("mon dump: %v", err)
 	}
-	host, port, err := net.SplitHostPort(dump.Mons[0].PublicAddrs.Addrvec[0].Addr)
-	if err != nil {
-		h.t.Fatal(err)
+	addr := dump.Mons[0].PublicAddrs.Addrvec[0].Addr
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		t.Fatal(err)
 	}
-	return fmt.Sprintf(`<domain type='qemu'><name>guest</name><memory unit='MiB'>160</memory>
+	return addr
+}
+
+// on runs commands of the page on a host.
+func (h *virshHop) on(host virtHost, block string) string {
+	h.t.Helper()
+	return shell(h.t, host.home, host.env, h.words.Replace(block))
+}
+
+// roundTrip is the whole page.
+func (h *virshHop) roundTrip(hook bool) {
+	t := h.t
+	h.export(h.words.Replace(h.page.blocks(t, "Once, on both hosts", 2)[1]))
+	h.old.Define(t, h.domain(testenv.NewGuest(t, filepath.Dir(h.old.Dir))))
+	h.old.Virsh(t, "start", "vm1")
+	h.busy(h.old, "READY")
+
+	if hook {
+		blocks := h.page.blocks(t, "From an older libvirt", 4)
+		h.on(h.old, blocks[1])
+		h.on(h.upgraded, blocks[2])
+		h.on(h.old, blocks[3])
+		testenv.Run(t, "cp", h.old.home+"/vm1.yaml", h.upgraded.home)
+	} else {
+		h.on(h.old, h.page.blocks(t, "From libvirt 7.9 or newer", 1)[0])
+		testenv.Run(t, "cp", h.old.home+"/vm1.yaml", h.upgraded.home)
+	}
+	h.arrived(h.old, h.upgraded, "protocol='rbd'")
+	h.export("")
+	h.on(h.old, h.page.blocks(t, "Afterwards", 1)[0])
+	if all := h.gate.must("ls"); strings.Contains(all, "vm1-vda") {
+		t.Errorf("the export is still there:\n%s", all)
+	}
+
+	blocks := h.page.blocks(t, "Back to the old host", 3)
+	h.on(h.upgraded, blocks[0])
+	h.gate.write(h.gateConf + read(t, h.upgraded.home+"/vm1.yaml"))
+	if all := h.on(h.old, blocks[1]); !strings.Contains(all, "vm1-vda") {
+		t.Errorf("the export is not there:\n%s", all)
+	}
+	h.on(h.upgraded, blocks[2])
+	c := h.arrived(h.upgraded, h.old, "protocol='nbd'")
+	c.Say(t, "stop")
+	digest, _, _ := strings.Cut(c.Wait(t, "DIGEST", nil), " ")
+	h.verify(digest)
+}
+
+// export has the gateway serve what the configuration text says.
+func (h *virshHop) export(text string) {
+	h.t.Helper()
+	h.gate.write(h.gateConf + text)
+	h.gate.must("reload")
+}
+
+// domain is the guest on the old host, with the disk that luksgate prints for its export.
+func (h *virshHop) domain(g testenv.Guest) string {
+	h.t.Helper()
+	disk := h.on(h.old, "luksgate xml disk --socket /run/luksgate/vm1-vda.sock --name vm1-vda --target vda --serial web1")
+	return fmt.Sprintf(`<domain type='qemu'><name>vm1</name><memory unit='MiB'>160</memory>
 <os><type arch='x86_64' machine='%s'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet panic=-1</cmdline></os>
 <features><acpi/></features><devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <controller type='usb' model='none'/><memballoon model='none'/>
 <serial type='unix'><source mode='bind' path='%s'/><target port='0'/></serial>
-<disk type='network' device='disk'><driver name='qemu' type='raw' cache='none' discard='unmap'/>
-<source protocol='rbd' name='%s'><host name='%s' port='%s'/>
-<auth username='admin'><secret type='ceph' uuid='%s'/></auth>
-<encryption format='luks2' engine='librbd'><secret type='passphrase' uuid='%s'/></encryption></source>
-<target dev='vda' bus='virtio'/></disk></devices></domain>
-`, machineType, g.Kernel, g.Initrd, console(h.old), h.m.spec, host, port, cephSecret, luksSecret)
+%s</devices></domain>
+`, machineType, g.Kernel, g.Initrd, guestConsole, disk)
 }
 
-// defineSecrets gives the upgraded host what it opens the image with, by the commands that luksgate prints.
-func (h *virshHop) defineSecrets() {
+// arrived checks that a guest has moved, as the page says.
+func (h *virshHop) arrived(from, to virtHost, source string) *testenv.Console {
 	h.t.Helper()
-	key := testenv.WriteFile(h.t, filepath.Join(h.t.TempDir(), "ceph.key"), []byte(testenv.Ceph(h.t, "auth", "get-key", "client.admin")))
-	for _, s := range []struct{ kind, usage, uuid, value string }{
-		{"ceph", "client.admin secret", cephSecret, key}, {"passphrase", "/rbd/" + h.m.spec, luksSecret, h.m.key},
-	} {
-		args := []string{"xml", "secret", "--kind", s.kind, "--usage", s.usage, "--uuid", s.uuid}
-		xml := luksgate(h.t, args...)
-		file := testenv.WriteFile(h.t, filepath.Join(h.t.TempDir(), "secret.xml"), []byte(xml.Stdout))
-		lines := luksgate(h.t, append(args, "--commands", "--xml-file", file, "--value-file", s.value)...)
-		script := "set -e; virsh() { command virsh -q -c '" + h.upgraded.URI + "' \"$@\"; }\n" + lines.Stdout
-		if r := testenv.Try(h.t, "bash", "-c", script); r.ExitCode != 0 {
-			h.t.Fatalf("%s\n%s", lines, r)
-		}
-	}
-}
-
-// bridge runs a domain through `luksgate xml`.
-func (h *virshHop) bridge(verb, xml string) string {
-	h.t.Helper()
-	args := []string{"xml", verb, "-", "--config-out", h.exports}
-	if verb == "to-gateway" {
-		args = append(args, "--socket-dir", h.dir)
-	}
-	if _, err := os.Stat(h.exports); err == nil {
-		args = append(args, "--config", h.exports)
-	}
-	cmd := command(args...)
-	cmd.Stdin = strings.NewReader(xml)
-	r := testenv.RunCmd(h.t, cmd)
-	if r.ExitCode != 0 {
-		h.t.Fatalf("%s", r)
-	}
-	return r.Stdout
-}
-
-// export is the only one that the bridge has written.
-func (h *virshHop) export() bridge.Export {
-	h.t.Helper()
-	config, err := bridge.ParseConfig([]byte(read(h.t, h.exports)))
-	if err != nil || len(config.Exports) != 1 {
-		h.t.Fatalf("%+v, %v", config, err)
-	}
-	return config.Exports[0]
-}
-
-// move migrates the running guest and its configuration.
-func (h *virshHop) move(from, to *testenv.Libvirtd, verb, want string) *testenv.Console {
-	h.t.Helper()
-	h.count++
-	file := func(name, xml string) string {
-		xml = strings.ReplaceAll(h.bridge(verb, xml), console(from), console(to))
-		return testenv.WriteFile(h.t, filepath.Join(h.t.TempDir(), name), []byte(xml))
-	}
-	live := file("live.xml", from.Virsh(h.t, "dumpxml", "guest", "--migratable"))
-	inactive := file("inactive.xml", from.Virsh(h.t, "dumpxml", "guest", "--migratable", "--inactive"))
-	from.Virsh(h.t, "migrate", "guest", to.URI, "--live", "--persistent", "--undefinesource", "--xml", live, "--persistent-xml", inactive,
-		"--migrateuri", "unix://"+filepath.Join(h.dir, "m"+strconv.Itoa(h.count)))
 	for _, flag := range []string{"--migratable", "--inactive"} {
-		if xml := to.Virsh(h.t, "dumpxml", "guest", flag); !strings.Contains(xml, want) {
-			h.t.Errorf("%s: want %s in\n%s", verb, want, xml)
+		if xml := to.Virsh(h.t, "dumpxml", "vm1", flag); !strings.Contains(xml, source) || !strings.Contains(xml, "<serial>web1</serial>") {
+			h.t.Errorf("want %s and the serial number in\n%s", source, xml)
 		}
 	}
 	if left := strings.TrimSpace(from.Virsh(h.t, "list", "--all", "--name")); left != "" {
 		h.t.Errorf("the guest is still on the host that it left: %s", left)
 	}
-	return h.busy(to, "OPS")
+	c := h.busy(to, "OPS")
+	for _, is := range []struct{ want, got string }{
+		{"running (migrated)", to.Virsh(h.t, "domstate", "vm1", "--reason")},
+		{"No errors found", to.Virsh(h.t, "domblkerror", "vm1")},
+		{"There is 1 exclusive lock", testenv.RBD(h.t, "lock", "ls", h.m.spec)},
+	} {
+		if !strings.Contains(is.got, is.want) {
+			h.t.Errorf("want %q, got %q", is.want, is.got)
+		}
+	}
+	return c
 }
 
 // busy connects to the guest and waits until it has said a word, and has done requests since.
-func (h *virshHop) busy(on *testenv.Libvirtd, word string) *testenv.Console {
+func (h *virshHop) busy(on virtHost, word string) *testenv.Console {
 	h.t.Helper()
-	c := testenv.DialConsole(h.t, console(on))
+	c := testenv.DialConsole(h.t, on.Dir+guestConsole)
 	c.Wait(h.t, word, nil)
 	for range 2 {
 		seen := len(c.All())
 		c.Wait(h.t, "OPS", func(string) bool { return len(c.All()) > seen+2 })
 	}
 	return c
+}
+
+// verify compares what the guest remembers with what both sides read, and looks at what the gateway has said.
+func (h *virshHop) verify(digest string) {
+	h.t.Helper()
+	copied := filepath.Join(h.t.TempDir(), "copy")
+	testenv.Run(h.t, "nbdcopy", "nbd+unix:///vm1-vda?socket="+filepath.Dir(h.old.Dir)+"/vm1-vda.sock", copied)
+	(&hop{t: h.t}).expect("through the gateway", copied, digest)
+	if code := h.gate.Stop(); code != 0 {
+		h.t.Errorf("gateway: exit code %d\n%s", code, h.gate.Output())
+	}
+	testenv.Run(h.t, "qemu-img", append(append([]string{"convert", "-O", "raw"}, h.m.librbd(h.m.spec)...), copied)...)
+	(&hop{t: h.t}).expect("through librbd", copied, digest)
+	checkGateLog(h.t, h.gate.Process)
 }

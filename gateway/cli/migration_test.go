@@ -60,6 +60,12 @@ func migrate(t *testing.T, old testenv.System, m *rbdImage, rounds int) {
 	if code := gate.Stop(); code != 0 {
 		t.Errorf("gateway: exit code %d\n%s", code, gate.Output())
 	}
+	checkGateLog(t, gate)
+}
+
+// checkGateLog looks for the hand-over of the lock, and for complaints.
+func checkGateLog(t *testing.T, gate *testenv.Process) {
+	t.Helper()
 	for line := range strings.Lines(gate.Output()) {
 		// Nobody else migrates a guest every other second.
 		tooOften := strings.Contains(line, "goes back and forth")

@@ -141,9 +141,7 @@ func (h *virshHop) roundTrip(hook bool) {
 	h.arrived(h.old, h.upgraded, "protocol='rbd'")
 	h.export("")
 	h.on(h.old, h.page.blocks(t, "Afterwards", 1)[0])
-	if all := h.gate.must("ls"); strings.Contains(all, "vm1-vda") {
-		t.Errorf("the export is still there:\n%s", all)
-	}
+	h.gate.wait("the export is gone", func() bool { return !strings.Contains(h.gate.must("ls"), "vm1-vda") })
 
 	blocks := h.page.blocks(t, "Back to the old host", 3)
 	h.on(h.upgraded, blocks[0])

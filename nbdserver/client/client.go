@@ -30,9 +30,10 @@ type Export struct {
 // ErrProtocol is what a server says that NBD does not know.
 var ErrProtocol = errors.New("not the NBD protocol")
 
-// What a server may take and send in a handshake.
+// What a server may take and send in a handshake. It may fetch a key and open an image before it answers, and deriving a key takes
+// tens of seconds where the processor is slow or busy.
 const (
-	handshakeTimeout = 30 * time.Second
+	handshakeTimeout = 2 * time.Minute
 	maxReplyBytes    = 64 << 10
 	maxReplies       = 1000
 )

@@ -122,10 +122,37 @@ func (d *disk) check(buf, want []byte, block, count int) error {
 	for i := range count {
 		fill(want[:blockBytes], block+i, d.versions[block+i])
 		if got := buf[i*blockBytes:][:blockBytes]; !bytes.Equal(got, want[:blockBytes]) {
-			return fmt.Errorf("block %d has %x, want version %d of it, %x", block+i, got[:16], d.versions[block+i], want[:16])
+			return d.explain(got, want[:blockBytes], block+i)
 		}
 	}
 	return nil
+}
+
+// explain says where a block differs from what it must be, what is there, and whether it is still so at another read: that
+// tells a write that was lost from a read that went wrong, and both from a guest whose memory is not what it was.
+func (d *disk) explain(got, want []byte, block int) error {
+	at := 0
+	for got[at] == want[at] {
+		at++
+	}
+	at &^= 15
+	end := at
+	for end < len(got) && !bytes.Equal(got[end:end+16], want[end:end+16]) {
+		end += 16
+	}
+	err := fmt.Errorf("block %d is not version %d of it in bytes %d to %d: there is %x, want %x", block, d.versions[block], at, end,
+		got[at:at+16], want[at:at+16])
+	again := alignedBuffer(blockBytes)
+	if _, readErr := d.f.ReadAt(again, int64(block)*blockBytes); readErr != nil {
+		return fmt.Errorf("%w; it cannot be read again: %w", err, readErr)
+	}
+	switch {
+	case bytes.Equal(again, want):
+		return fmt.Errorf("%w; read again it is right", err)
+	case bytes.Equal(again, got):
+		return fmt.Errorf("%w; read again it is the same", err)
+	}
+	return fmt.Errorf("%w; read again there is %x", err, again[at:at+16])
 }
 
 // report tells now and then how far the work is.

@@ -83,6 +83,23 @@ exec %s "$PWD" '%s' "$@"
 	return append(os.Environ(), "LIBVIRT_DEFAULT_URI="+l.URI, "PATH="+l.Dir+"/bin:"+os.Getenv("PATH"))
 }
 
+// Emulator makes an emulator for guests of libvirt in dir: this or that host's qemu, which has [GuestMemoryBytes] for a guest of
+// 160 MiB, because libvirt itself gives out whole MiB only.
+func Emulator(tb testing.TB, dir string) string {
+	tb.Helper()
+	path := filepath.Join(dir, "qemu")
+	WriteProgram(tb, path, fmt.Sprintf(`#!/bin/bash
+args=("${@//%d/%d}")
+for i in "${!args[@]}"; do
+  case ${args[i]} in
+    -m) args[i + 1]=%dk ;;
+  esac
+done
+exec /usr/bin/qemu-system-x86_64 "${args[@]}"
+`, 160<<20, GuestMemoryBytes, GuestMemoryBytes>>10))
+	return path
+}
+
 // WriteProgram writes a script that everybody may run.
 func WriteProgram(tb testing.TB, path, script string) {
 	tb.Helper()

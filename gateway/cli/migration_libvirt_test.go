@@ -124,7 +124,7 @@ func (h *virshHop) on(host virtHost, block string) string {
 func (h *virshHop) roundTrip(hook bool) {
 	t := h.t
 	h.export(h.words.Replace(h.page.blocks(t, "Once, on both hosts", 2)[1]))
-	h.old.Define(t, h.domain(testenv.NewGuest(t, filepath.Dir(h.old.Dir))))
+	h.old.Define(t, h.domain())
 	h.old.Virsh(t, "start", "vm1")
 	h.busy(h.old, "READY")
 
@@ -164,16 +164,18 @@ func (h *virshHop) export(text string) {
 }
 
 // domain is the guest on the old host, with the disk that luksgate prints for its export.
-func (h *virshHop) domain(g testenv.Guest) string {
+func (h *virshHop) domain() string {
 	h.t.Helper()
 	disk := h.on(h.old, "luksgate xml disk --socket /run/luksgate/vm1-vda.sock --name vm1-vda --target vda --serial web1")
+	dir := filepath.Dir(h.old.Dir) // both sides see it
+	g := testenv.NewGuest(h.t, dir)
 	return fmt.Sprintf(`<domain type='qemu'><name>vm1</name><memory unit='MiB'>160</memory>
 <os><type arch='x86_64' machine='%s'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet panic=-1</cmdline></os>
-<features><acpi/></features><devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<features><acpi/></features><devices><emulator>%s</emulator>
 <controller type='usb' model='none'/><memballoon model='none'/>
 <serial type='unix'><source mode='bind' path='%s'/><target port='0'/></serial>
 %s</devices></domain>
-`, machineType, g.Kernel, g.Initrd, guestConsole, disk)
+`, machineType, g.Kernel, g.Initrd, testenv.Emulator(h.t, dir), guestConsole, disk)
 }
 
 // arrived checks that a guest has moved, as the page says.

@@ -85,7 +85,7 @@ test: deps ## install what the tests need, start a Ceph cluster for them, run al
 
 .PHONY: test-long
 test-long: deps ## the tests that take minutes each: guests that migrate, clones of Ceph 18 in a chroot (root makes it)
-	deploy/chroot/chroot make trixie
+	deploy/chroot/chroot make trixie libvirt0
 	deploy/chroot/chroot make bullseye libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 seabios
 	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
 	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration|TestCloneKinds|TestFlattenIsInterrupted|TestUpgradeBelowQemu|TestCrashBelowQemu)' -v ./gateway/cli
@@ -95,7 +95,7 @@ SEED    ?=
 
 .PHONY: soak
 soak: deps ## write clones of every kind in every way for TIME, on Ceph 16 and 18, kill -9 included; SEED repeats a run
-	deploy/chroot/chroot make trixie
+	deploy/chroot/chroot make trixie libvirt0
 	@LUKSGATE_SOAK_TIME="$(TIME)" LUKSGATE_SOAK_SEED="$(SEED)" LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
 	  deploy/devcluster/with-cluster --store bluestore --size 8G -- $(GO) test -timeout 0 -run '^TestSoakForTime$$' -v ./gateway/cli
 

@@ -117,7 +117,30 @@ func monitor(t *testing.T) string {
 // on runs commands of the page on a host.
 func (h *virshHop) on(host virtHost, block string) string {
 	h.t.Helper()
-	return shell(h.t, host.home, host.env, h.words.Replace(block))
+	r := shell(h.t, host.home, host.env, h.words.Replace(block))
+	if r.ExitCode != 0 {
+		h.t.Fatalf("%s", r)
+	}
+	return r.Stdout
+}
+
+// refused tries what an older libvirt refuses, and what a hook that fails does: the guest stays where it is and goes on.
+func (h *virshHop) refused(c *testenv.Console, migrate string) {
+	h.t.Helper()
+	try := func(block, want string) {
+		h.t.Helper()
+		if r := shell(h.t, h.old.home, h.old.env, h.words.Replace(block)); r.ExitCode == 0 || !strings.Contains(r.Stderr, want) {
+			h.t.Fatalf("want it refused with %q\n%s", want, r)
+		}
+	}
+	try(h.page.blocks(h.t, "From libvirt 7.9 or newer", 1)[0], "unknown volume encryption format type luks2")
+	empty := testenv.WriteFile(h.t, h.words.Replace("/etc/luksgate/migrate/vm1.yaml"), []byte("exports: []\n"))
+	_, last, _ := strings.Cut(migrate, "\nvirsh migrate")
+	try("virsh migrate"+last, "no disk to move")
+	if err := os.Remove(empty); err != nil {
+		h.t.Fatal(err)
+	}
+	h.goesOn(c)
 }
 
 // roundTrip is the whole page.
@@ -126,10 +149,11 @@ func (h *virshHop) roundTrip(hook bool) {
 	h.export(h.words.Replace(h.page.blocks(t, "Once, on both hosts", 2)[1]))
 	h.old.Define(t, h.domain())
 	h.old.Virsh(t, "start", "vm1")
-	h.busy(h.old, "READY")
+	c := h.busy(h.old, "READY")
 
 	if hook {
 		blocks := h.page.blocks(t, "From an older libvirt", 4)
+		h.refused(c, blocks[1])
 		h.on(h.old, blocks[1])
 		h.on(h.upgraded, blocks[2])
 		h.on(h.old, blocks[3])
@@ -150,7 +174,7 @@ func (h *virshHop) roundTrip(hook bool) {
 		t.Errorf("the export is not there:\n%s", all)
 	}
 	h.on(h.upgraded, blocks[2])
-	c := h.arrived(h.upgraded, h.old, "protocol='nbd'")
+	c = h.arrived(h.upgraded, h.old, "protocol='nbd'")
 	c.Say(t, "stop")
 	digest, _, _ := strings.Cut(c.Wait(t, "DIGEST", nil), " ")
 	h.verify(digest)
@@ -207,11 +231,17 @@ func (h *virshHop) busy(on virtHost, word string) *testenv.Console {
 	h.t.Helper()
 	c := testenv.DialConsole(h.t, on.Dir+guestConsole)
 	c.Wait(h.t, word, nil)
+	h.goesOn(c)
+	return c
+}
+
+// goesOn waits until the guest has done more requests.
+func (h *virshHop) goesOn(c *testenv.Console) {
+	h.t.Helper()
 	for range 2 {
 		seen := len(c.All())
 		c.Wait(h.t, "OPS", func(string) bool { return len(c.All()) > seen+2 })
 	}
-	return c
 }
 
 // verify compares what the guest remembers with what both sides read, and looks at what the gateway has said.

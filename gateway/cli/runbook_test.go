@@ -73,13 +73,9 @@ func (r *runbook) blocks(t *testing.T, heading string, count int) []string {
 }
 
 // shell runs commands in a folder and stops at the first one that fails.
-func shell(t *testing.T, dir string, env []string, script string) string {
+func shell(t *testing.T, dir string, env []string, script string) testenv.Result {
 	t.Helper()
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", script)
 	cmd.Dir, cmd.Env = dir, env
-	r := testenv.RunCmd(t, cmd)
-	if r.ExitCode != 0 {
-		t.Fatalf("%s", r)
-	}
-	return r.Stdout
+	return testenv.RunCmd(t, cmd)
 }

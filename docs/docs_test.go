@@ -42,7 +42,7 @@ var (
 	mention  = regexp.MustCompile(`\b(docs/[a-z0-9.-]+[a-z0-9]|[A-Z]{4,}\.md)\b`)
 	flagName = regexp.MustCompile(`--([a-z][a-z0-9-]+)`)
 	helpFlag = regexp.MustCompile(`(?m)^ +(?:-\w, |    )--([a-z][a-z0-9-]+)`)
-	command  = regexp.MustCompile(`(?:^|[|;&$(] *|luksgate: *)luksgate ((?:export|serve|config (?:check|example)|ls|add|rm|drain|stats|top|reload|upgrade|inspect|format|resize|flatten|key (?:list|add|remove|change)|header (?:backup|restore|repair)|xml (?:disk|qemu|secret|to-gateway|to-librbd)|attach|detach|doctor|bench(?: (?:compare|replay))?|version)\b.*)$`)
+	command  = regexp.MustCompile(`(?:^|[|;&$(] *|luksgate: *)luksgate ((?:export|serve|config (?:check|example)|ls|add|rm|drain|stats|top|reload|upgrade|inspect|format|resize|flatten|key (?:list|add|remove|change)|header (?:backup|restore|repair)|xml (?:disk|qemu|secret|to-gateway|to-librbd)|attach|detach|doctor|bench(?: (?:compare|record|replay))?|version)\b.*)$`)
 )
 
 // Every file that a document links to or mentions is there.
@@ -91,7 +91,7 @@ func flags(t *testing.T, program, verb string) []string {
 	return names
 }
 
-var verbs = []string{"export", "serve", "config check", "config example", "ls", "add", "rm", "drain", "stats", "top", "reload", "upgrade", "inspect", "format", "resize", "flatten", "key list", "key add", "key remove", "key change", "header backup", "header restore", "header repair", "xml disk", "xml qemu", "xml secret", "xml to-gateway", "xml to-librbd", "attach", "detach", "doctor", "bench", "bench compare", "bench replay", "version"}
+var verbs = []string{"export", "serve", "config check", "config example", "ls", "add", "rm", "drain", "stats", "top", "reload", "upgrade", "inspect", "format", "resize", "flatten", "key list", "key add", "key remove", "key change", "header backup", "header restore", "header repair", "xml disk", "xml qemu", "xml secret", "xml to-gateway", "xml to-librbd", "attach", "detach", "doctor", "bench", "bench compare", "bench record", "bench replay", "version"}
 
 // listed finds the verbs in a command's help.
 var listed = regexp.MustCompile(`(?m)^  ([a-z-]+) {2,}\S`)

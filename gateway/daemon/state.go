@@ -105,10 +105,7 @@ func (ch *channel) send(v any) error {
 	if err != nil {
 		return err
 	}
-	if _, err := ch.c.Write(binary.BigEndian.AppendUint64(nil, uint64(len(body)))); err != nil {
-		return err
-	}
-	_, err = ch.c.Write(body)
+	_, err = ch.c.Write(append(binary.BigEndian.AppendUint64(nil, uint64(len(body))), body...))
 	return err
 }
 

@@ -251,7 +251,9 @@ func checkFigures(t *testing.T, path string) {
 // TestBenchKilled: without its parent neither the gateway nor another program stays.
 func TestBenchKilled(t *testing.T) {
 	testenv.Tool(t, "qemu-nbd")
-	p := testenv.StartCmd(t, command("bench", "mem:4M", "--layers", "nbd-native", "--peers", "qemu-nbd", "--seconds", "20"))
+	cmd := command("bench", "mem:4M", "--layers", "nbd-native", "--peers", "qemu-nbd", "--seconds", "20")
+	cmd.Env = append(cmd.Env, "TMPDIR="+testenv.SocketDir(t)) // its folder stays
+	p := testenv.StartCmd(t, cmd)
 	waitFor(t, p, "Measuring")
 	children := childrenOf(t, p.PID())
 	if len(children) != 2 {

@@ -16,7 +16,7 @@ const allocationsTitle = "allocations"
 // allocations prints how much the server allocates for an exchange of requests in steady state. A process does not tell
 // that of itself, so nbdserver's own benchmark does, which has server and client in one.
 func allocations(ctx context.Context, o *options) error {
-	if !strings.Contains(allocationsTitle, o.only) {
+	if !o.only.MatchString(allocationsTitle) {
 		return nil
 	}
 	out, err := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkExchange$", "-benchtime", "2000x",

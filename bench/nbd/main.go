@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -58,7 +59,7 @@ var groups = []group{
 	}},
 }
 
-// title names a workload of a group; -only looks for a part of it.
+// title names a workload of a group; -only looks for it.
 func (w workload) title(g *group) string {
 	return fmt.Sprintf("%s: %s %s depth %d", g.name, w.rw, w.block, w.depth)
 }
@@ -70,7 +71,7 @@ func (w workload) latency() bool { return w.depth == 1 }
 type options struct {
 	rounds  int
 	runtime time.Duration
-	only    string
+	only    *regexp.Regexp
 	servers string
 	program string
 	beside  string
@@ -80,12 +81,13 @@ func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds over all servers for each workload")
 	flag.DurationVar(&o.runtime, "runtime", 2*time.Second, "length of one run")
-	flag.StringVar(&o.only, "only", "", "only workloads whose name contains it; \"allocations\" for these alone")
+	only := flag.String("only", "", "only workloads whose name matches this regular expression; \"allocations\" for these alone")
 	flag.StringVar(&o.servers, "servers", "", "only these servers, comma-separated")
 	flag.StringVar(&o.program, "luksgate", "", "program to measure, instead of building one from this tree")
 	flag.StringVar(&o.beside, "beside", "", "another build of luksgate to measure beside this one")
 	check := flag.Bool("check", false, "exit with 1 when a goal is missed")
 	flag.Parse()
+	o.only = regexp.MustCompile(*only)
 	// A signal ends the servers and removes their images, which are in memory.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	missed, err := bench(ctx, &o)

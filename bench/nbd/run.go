@@ -38,7 +38,7 @@ func bench(ctx context.Context, o *options) (missed int, err error) {
 	var l *lab
 	for i := range groups {
 		g := &groups[i]
-		workloads := slices.DeleteFunc(slices.Clone(g.workloads), func(w workload) bool { return !strings.Contains(w.title(g), o.only) })
+		workloads := slices.DeleteFunc(slices.Clone(g.workloads), func(w workload) bool { return !o.only.MatchString(w.title(g)) })
 		if len(workloads) == 0 {
 			continue
 		}

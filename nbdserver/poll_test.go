@@ -76,11 +76,12 @@ func TestLookingInVainBecomesRare(t *testing.T) {
 	for range waits {
 		before := e.looks
 		_ = c.look()
+		c.reader.poll.until = time.Time{} // of a processor that was taken away meanwhile
 		if e.looks > before {
 			attempts++
 		}
 	}
-	if attempts < waits>>pollMisses || attempts > 2*pollMisses+waits>>pollMisses {
+	if attempts < 2 || attempts > 2*pollMisses+waits>>pollMisses {
 		t.Errorf("%d attempts in %d waits", attempts, waits)
 	}
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command nbd compares luksgate's NBD server with others: one connection over a unix socket, the same client (fio's nbd
-// engine), in turns, so that what else the machine does hits all of them. There are two groups of servers: plaintext in
-// memory, and LUKS images in files on tmpfs.
+// engine), in turns, so that what else the machine does hits all of them. There are three groups of servers: plaintext in
+// memory; LUKS images in files on tmpfs; and luksgate with and without looking at its sockets before it sleeps, where there
+// are more clients and other work too.
 //
 // The ceiling of the first group is no server, but what this client can do at the best (bench/nbd/ceiling): where luksgate
 // is at 1.00 of it, a larger ratio to anything else cannot be measured with it.
@@ -31,6 +32,10 @@ type workload struct {
 	depth int
 	// goals are ratios of luksgate to the server of that name; below 1 they are for latency.
 	goals map[string]float64
+	// clients at once, one if it is 0; with depth 0 they are idle.
+	clients int
+	// load is how many other processes want a processor.
+	load int
 }
 
 // group is servers that do the same work, and what they are asked for.
@@ -42,26 +47,48 @@ type group struct {
 
 var groups = []group{
 	{"memory", memoryServers, []workload{
-		{"randread", "4k", 16, map[string]float64{nbdkit: 1.3, qemu: 2.5}},
-		{"randwrite", "4k", 16, map[string]float64{nbdkit: 1.3, qemu: 2.5}},
-		{"randread", "64k", 16, map[string]float64{nbdkit: 1.2}},
-		{"randwrite", "64k", 16, map[string]float64{nbdkit: 1.2}},
-		{"randread", "1m", 8, map[string]float64{nbdkit: 1.2}},
-		{"randwrite", "1m", 8, map[string]float64{nbdkit: 1.2}},
-		{"randread", "4k", 1, map[string]float64{nbdkit: 0.7}},
-		{"randwrite", "4k", 1, map[string]float64{nbdkit: 0.7}},
+		{rw: "randread", block: "4k", depth: 16, goals: map[string]float64{nbdkit: 1.3, qemu: 2.5}},
+		{rw: "randwrite", block: "4k", depth: 16, goals: map[string]float64{nbdkit: 1.3, qemu: 2.5}},
+		{rw: "randread", block: "64k", depth: 16, goals: map[string]float64{nbdkit: 1.2}},
+		{rw: "randwrite", block: "64k", depth: 16, goals: map[string]float64{nbdkit: 1.2}},
+		{rw: "randread", block: "1m", depth: 8, goals: map[string]float64{nbdkit: 1.2}},
+		{rw: "randwrite", block: "1m", depth: 8, goals: map[string]float64{nbdkit: 1.2}},
+		{rw: "randread", block: "4k", depth: 1, goals: map[string]float64{nbdkit: 0.7}},
+		{rw: "randwrite", block: "4k", depth: 1, goals: map[string]float64{nbdkit: 0.7}},
 	}},
 	{"luks", luksServers, []workload{
-		{"randread", "4k", 16, map[string]float64{nbdkit: 1.5, qemu: 1.5}},
-		{"randwrite", "4k", 16, map[string]float64{nbdkit: 1.5, qemu: 1.5}},
-		{"randread", "1m", 8, map[string]float64{nbdkit: 3, qemu: 3}},
-		{"randwrite", "1m", 8, map[string]float64{nbdkit: 3, qemu: 3}},
+		{rw: "randread", block: "4k", depth: 16, goals: map[string]float64{nbdkit: 1.5, qemu: 1.5}},
+		{rw: "randwrite", block: "4k", depth: 16, goals: map[string]float64{nbdkit: 1.5, qemu: 1.5}},
+		{rw: "randread", block: "1m", depth: 8, goals: map[string]float64{nbdkit: 3, qemu: 3}},
+		{rw: "randwrite", block: "1m", depth: 8, goals: map[string]float64{nbdkit: 3, qemu: 3}},
+	}},
+	{"polling", pollingServers, []workload{
+		{rw: "randread", block: "4k", depth: 1},
+		{rw: "randread", block: "4k", depth: 1, clients: 4},
+		{rw: "randread", block: "4k", depth: 1, clients: 16},
+		{rw: "randread", block: "4k", depth: 1, clients: 64},
+		{rw: "randread", block: "4k", depth: 16, clients: 4},
+		{rw: "randwrite", block: "64k", depth: 4, clients: 4},
+		{rw: "randread", block: "4k", depth: 1, load: 2},
+		{rw: "randread", block: "4k", depth: 1, clients: 4, load: 2},
+		{rw: "randwrite", block: "64k", depth: 16, load: 2},
+		{rw: "nothing", clients: 64},
 	}},
 }
 
 // title names a workload of a group; -only looks for it.
 func (w workload) title(g *group) string {
-	return fmt.Sprintf("%s: %s %s depth %d", g.name, w.rw, w.block, w.depth)
+	s := g.name + ": " + w.rw
+	if w.depth > 0 {
+		s += fmt.Sprintf(" %s depth %d", w.block, w.depth)
+	}
+	if w.clients > 0 {
+		s += fmt.Sprintf(", %d clients", w.clients)
+	}
+	if w.load > 0 {
+		s += fmt.Sprintf(", %d other processes", w.load)
+	}
+	return s
 }
 
 // latency says that the goal is about the median latency, not the rate.

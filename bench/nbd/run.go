@@ -67,6 +67,14 @@ func bench(ctx context.Context, o *options) (missed int, err error) {
 
 // measure runs one workload against all servers in turns, reports, and returns how many goals were missed.
 func measure(ctx context.Context, o *options, title string, w workload, list []*contestant) (int, error) {
+	if w.depth == 0 {
+		return 0, idle(ctx, o, title, w.clients, list)
+	}
+	stop, err := spin(ctx, w.load)
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
 	results := make([]series, len(list))
 	for range o.rounds {
 		for i, c := range list {
@@ -88,7 +96,8 @@ func (c *contestant) fio(ctx context.Context, w workload, runtime time.Duration)
 	}
 	cmd := exec.CommandContext(ctx, "fio", "--name=x", "--ioengine=nbd", "--uri="+c.uri(), "--rw="+w.rw, "--bs="+w.block,
 		fmt.Sprintf("--iodepth=%d", w.depth), "--size="+size, "--time_based", "--randrepeat=0",
-		fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()), "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json")
+		fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()), "--lat_percentiles=1", "--clat_percentiles=0",
+		fmt.Sprintf("--numjobs=%d", max(w.clients, 1)), "--group_reporting", "--output-format=json")
 	out, err := cmd.Output()
 	if err != nil {
 		return sample{}, fmt.Errorf("fio: %w\n%s", err, out)

@@ -17,6 +17,7 @@ const (
 	nbdkit   = "nbdkit"
 	qemu     = "qemu-nbd"
 	goNBD    = "go-nbd"
+	noPoll   = "no-poll" // luksgate, which sleeps at once
 	// ceiling is no server: it answers as fast as can be and keeps nothing. What the client does with it bounds all
 	// ratios.
 	ceiling = "ceiling"
@@ -78,6 +79,15 @@ var luksServers = []server{
 			"--image-opts", "driver=luks,key-secret=k,file.driver=file,file.filename=" + p.image}
 	}},
 }
+
+var pollingServers = []server{
+	{luksgate, noImage, exportCrowd},
+	{noPoll, noImage, func(p place) []string { return append(exportCrowd(p), "--poll", "0s") }},
+	{beside, noImage, exportCrowd},
+}
+
+// exportCrowd is for many clients.
+func exportCrowd(p place) []string { return append(exportMemory(p), "--connections-per-export", "256") }
 
 func exportMemory(p place) []string {
 	return []string{p.program, "export", "mem:" + size, "--socket", p.socket}

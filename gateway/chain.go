@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/crypt/secret"
-	"github.com/luksgate/luksgate/gateway/image"
 	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/gateway/key"
 )
@@ -20,6 +20,7 @@ import (
 // A link is one image of a chain of clones: the image itself, then its parent and so on.
 type link struct {
 	name   string
+	info   *rbd.Info    // of a parent
 	rbd    *rbd.Image   // nil for the image itself where that is none
 	header *luks.Header // nil: plaintext
 	at     io.ReaderAt  // where the header is
@@ -54,18 +55,16 @@ func (o *opener) readChain(header *luks.Header) error {
 		}
 		return o.checkDetachedChain(header)
 	}
-	levels := 1
-	if o.src.info != nil {
-		for p := o.src.info.Parent; p != nil; p = p.Parent {
-			levels++
-		}
+	levels := 0
+	for p := o.info(); p != nil; p = p.Parent {
+		levels++
 	}
 	if n := 1 + len(o.cfg.ParentKeys); n > levels {
 		return NewUsageError("%s: %d keys were given, and there are %d images in its chain", o.cfg.Image, n, levels)
 	}
 	if levels == 1 {
 		if header.CloneMagic {
-			return o.checkOrphan(o.cfg.Image, header)
+			return o.checkOrphan(o.info(), header)
 		}
 		return nil
 	}
@@ -84,68 +83,64 @@ func (o *opener) readChain(header *luks.Header) error {
 
 // readLink opens a parent and reads its header.
 func (o *opener) readLink(info *rbd.Info, level int) (*link, error) {
-	ref, err := image.ParseRef(info.Name)
+	m, err := o.src.openParent(info)
 	if err != nil {
 		return nil, err
 	}
-	m, err := o.src.cluster.Open(ref, rbd.OpenOptions{ReadOnly: true, Logger: o.log})
-	if err != nil {
-		return nil, err
-	}
-	o.src.closers = append(o.src.closers, m.Close)
-	l := &link{name: ref.String(), rbd: m, at: readerAt{m}}
+	l := &link{name: info.Name, info: info, rbd: m, at: readerAt{m}}
 	l.header, err = luks.Read(l.at, m.SizeBytes(), luks.ReadOptions{})
 	if errors.Is(err, luks.ErrNotLUKS) {
 		if number, assumed := o.cfg.keyOf(level); !assumed {
-			return nil, fmt.Errorf("%s: %w, and a key was given for it (%s)", ref, err, o.cfg.keySources()[number])
+			return nil, fmt.Errorf("%s: %w, and a key was given for it (%s)", l.name, err, o.cfg.keySources()[number])
 		}
 		l.header = nil
 		return l, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, fmt.Errorf("%s: %w", l.name, err)
 	}
 	if l.header.CloneMagic && info.Parent == nil {
-		if err := o.checkOrphan(ref, l.header); err != nil {
+		if err := o.checkOrphan(info, l.header); err != nil {
 			return nil, err
 		}
 	}
 	return l, nil
 }
 
+// info is what is known of the image itself: no more than its name, where that is none in RBD.
+func (o *opener) info() *rbd.Info {
+	if o.src.info != nil {
+		return o.src.info
+	}
+	return &rbd.Info{Name: o.cfg.Image.String()}
+}
+
 // checkOrphan looks at an image whose header says that it is a clone, and which has no parent. A snapshot may be so: when
 // its image was flattened, it got all that it showed of the parent too, and the image's header, not the snapshot's, got
 // another magic. Flattened without the keys, by rbd flatten, it would hold noise, and the image's magic would be the old one.
-func (o *opener) checkOrphan(ref image.Ref, header *luks.Header) error {
-	if ref.Snapshot != "" {
-		now := ref
-		now.Snapshot = ""
-		if head, err := o.src.headerOf(now); err == nil && !head.CloneMagic && head.UUID == header.UUID {
+func (o *opener) checkOrphan(info *rbd.Info, header *luks.Header) error {
+	image, _, isSnapshot := strings.Cut(info.Name, "@")
+	if isSnapshot && o.src.cluster != nil {
+		now, err := o.src.headerOf(&rbd.Info{Name: image, ID: info.ID})
+		if err == nil && !now.CloneMagic && now.UUID == header.UUID {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s: %w: its header says that it is a clone, and it has no parent", ref, luks.ErrUnsupported)
+	return fmt.Errorf("%s: %w: its header says that it is a clone, and it has no parent", info.Name, luks.ErrUnsupported)
 }
 
 // checkDetachedChain makes sure that no parent has a header of its own: what a detached header says goes for all.
 func (o *opener) checkDetachedChain(header *luks.Header) error {
-	if o.src.info == nil {
-		return nil
-	}
-	for parent := o.src.info.Parent; parent != nil; parent = parent.Parent {
-		ref, err := image.ParseRef(parent.Name)
-		if err != nil {
-			return err
-		}
-		theirs, err := o.src.headerOf(ref)
+	for parent := o.info().Parent; parent != nil; parent = parent.Parent {
+		theirs, err := o.src.headerOf(parent)
 		if errors.Is(err, luks.ErrNotLUKS) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%s: its parent %s: %w", o.cfg.Image, ref, err)
+			return fmt.Errorf("%s: its parent %s: %w", o.cfg.Image, parent.Name, err)
 		}
 		if theirs.UUID != header.UUID || theirs.DataOffsetBytes != header.DataOffsetBytes {
-			return fmt.Errorf("%s: %w: its parent %s is not encrypted with the same volume key", o.cfg.Image, luks.ErrUnsupported, ref)
+			return fmt.Errorf("%s: %w: its parent %s is not encrypted with the same volume key", o.cfg.Image, luks.ErrUnsupported, parent.Name)
 		}
 	}
 	return nil
@@ -216,6 +211,13 @@ func (o *opener) wrongKey(ctx context.Context, passphrases []*secret.Bytes, err 
 	for level, l := range o.chain {
 		if l.header == nil {
 			break
+		}
+		if level > 0 {
+			m, openErr := o.src.openParent(l.info)
+			if openErr != nil {
+				return errors.Join(err, openErr)
+			}
+			l.rbd, l.at = m, readerAt{m}
 		}
 		vk, unlockErr := o.unlock(ctx, level, passphrases)
 		if unlockErr != nil {

@@ -43,9 +43,12 @@ type Config struct {
 	// Standby opens the image beside the process that uses it: nothing is taken that Lock asks for, and nothing may be
 	// written until Export.Hold has done that.
 	Standby bool
-	Holes   volume.Holes
-	Zeroes  volume.Zeroes
-	Ceph    rbd.Config
+	// ShareParents is for a process that has many images open: clones of one snapshot open it once for all, on a connection
+	// of its own. Each needs the snapshot's key all the same.
+	ShareParents bool
+	Holes        volume.Holes
+	Zeroes       volume.Zeroes
+	Ceph         rbd.Config
 	// Observer is told what opening and using the image takes; nil is nobody.
 	Observer Observer
 	// Logger gets warnings; nil discards them.

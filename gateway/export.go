@@ -33,22 +33,12 @@ func (e *Export) Device() nbdserver.Device {
 	return s
 }
 
-// Dead is closed when the image cannot be used any more, for example because another client took it over; Err says why.
-// It is nil for images that stay what they are.
-func (e *Export) Dead() <-chan struct{} {
-	if e.src.rbd == nil {
-		return nil
-	}
-	return e.src.rbd.Dead()
-}
+// Dead is closed when the image, or a parent that it shows, cannot be used any more, for example because another client took
+// it over; Err says why. It is nil for images that stay what they are.
+func (e *Export) Dead() <-chan struct{} { return e.src.dead }
 
 // Err is why the image cannot be used any more, or nil.
-func (e *Export) Err() error {
-	if e.src.rbd == nil {
-		return nil
-	}
-	return e.src.rbd.Err()
-}
+func (e *Export) Err() error { return e.src.err() }
 
 // Hold makes an export that was opened with Config.Standby one that may be used for writing: it takes what the lock mode
 // asks for. Its errors are those of Open; the export is to be closed after one.
@@ -114,7 +104,7 @@ func (s sized) SizeBytes() int64 { return s.sizeBytes }
 // Close writes back, closes the image and wipes the key. No method of the device may be under way.
 func (e *Export) Close() error {
 	var err error
-	if !e.device.Properties().ReadOnly && e.Err() == nil {
+	if !e.device.Properties().ReadOnly && (e.src.rbd == nil || e.src.rbd.Err() == nil) {
 		err = e.device.Flush()
 	}
 	if closeErr := e.src.close(); err == nil {

@@ -56,7 +56,7 @@ func (s *source) report(cfg Config) (*Report, error) {
 	}
 	r.RBD = s.info
 	for parent := s.info.Parent; parent != nil; parent = parent.Parent {
-		p, err := s.reportParent(parent.Name)
+		p, err := s.reportParent(parent)
 		if err != nil {
 			return nil, fmt.Errorf("%s: its parent: %w", ref, err)
 		}
@@ -65,16 +65,12 @@ func (s *source) report(cfg Config) (*Report, error) {
 	return r, nil
 }
 
-func (s *source) reportParent(name string) (*Report, error) {
-	ref, err := image.ParseRef(name)
+func (s *source) reportParent(info *rbd.Info) (*Report, error) {
+	m, err := s.cluster.OpenDescribed(info, s.log)
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.cluster.Open(ref, rbd.OpenOptions{ReadOnly: true})
-	if err != nil {
-		return nil, err
-	}
-	r, err := reportOf(ref.String(), readerAt{m}, m.SizeBytes(), false)
+	r, err := reportOf(info.Name, readerAt{m}, m.SizeBytes(), false)
 	return r, errors.Join(err, m.Close())
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/luksgate/luksgate/crypt/luks"
-	"github.com/luksgate/luksgate/gateway/image"
 	"github.com/luksgate/luksgate/gateway/layered"
 )
 
@@ -23,17 +22,13 @@ type clone struct {
 // readClone reads the parent's header, if it has one: its key is not needed.
 func readClone(src *source) (*clone, error) {
 	info := src.info.Parent
-	ref, err := image.ParseRef(info.Name)
-	if err != nil {
-		return nil, err
-	}
 	c := &clone{parent: info.Name, level: layered.Level{RawBytes: info.SizeBytes}, rawOverlapBytes: src.info.OverlapBytes}
-	header, err := src.headerOf(ref)
+	header, err := src.headerOf(info)
 	switch {
 	case errors.Is(err, luks.ErrNotLUKS):
 		return c, nil
 	case err != nil:
-		return nil, fmt.Errorf("its parent %s: %w", ref, err)
+		return nil, fmt.Errorf("its parent %s: %w", info.Name, err)
 	}
 	c.level.DataOffsetBytes, c.level.SectorBytes = header.DataOffsetBytes, int64(header.SectorBytes)
 	return c, nil

@@ -42,6 +42,7 @@ func Open(ctx context.Context, cfg Config) (*Export, error) {
 		o.release()
 		return nil, err
 	}
+	o.src.watch()
 	return &Export{
 		device: dev, src: o.src, release: o.release, nature: o.nature(),
 		rotational: cfg.Image.Scheme == image.File && file.Rotational(cfg.Image.Path),

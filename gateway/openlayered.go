@@ -11,7 +11,6 @@ import (
 	"github.com/luksgate/luksgate/crypt/luks"
 	"github.com/luksgate/luksgate/crypt/secret"
 	"github.com/luksgate/luksgate/crypt/volume"
-	"github.com/luksgate/luksgate/gateway/image"
 	"github.com/luksgate/luksgate/gateway/image/rbd"
 	"github.com/luksgate/luksgate/gateway/layered"
 	"github.com/luksgate/luksgate/nbdserver"
@@ -52,7 +51,7 @@ func (o *opener) layeredLibrbd(ctx context.Context, passphrases []*secret.Bytes)
 	return dev, nil
 }
 
-// reopenFor opens the image again with the settings of another engine.
+// reopenFor opens the image again with the settings of another engine. Its parents are closed.
 func (o *opener) reopenFor(engine Engine) error {
 	if o.cfg.Engine == engine {
 		return nil
@@ -67,22 +66,7 @@ func (o *opener) reopenFor(engine Engine) error {
 		return err
 	}
 	o.src = src
-	// What messages are made of must be readable still.
-	for i, l := range o.chain {
-		if i == 0 {
-			l.rbd, l.at = src.rbd, readerAt{src.store}
-			continue
-		}
-		ref, err := image.ParseRef(l.name)
-		if err != nil {
-			return err
-		}
-		if l.rbd, err = src.cluster.Open(ref, rbd.OpenOptions{ReadOnly: true, Logger: o.log}); err != nil {
-			return err
-		}
-		src.closers = append(src.closers, l.rbd.Close)
-		l.at = readerAt{l.rbd}
-	}
+	o.chain[0].rbd, o.chain[0].at = src.rbd, readerAt{src.store}
 	return nil
 }
 
@@ -147,6 +131,7 @@ func (o *opener) stack(layers []*layered.Layer, bottom layered.Source) (nbdserve
 // layer is a level that has another one with another key below it. The first one may be written.
 func (o *opener) layer(level int, vk *luks.VolumeKey) (*layered.Layer, error) {
 	l := o.chain[level]
+	o.src.need(l)
 	if l.rbd.ObjectBytes() == 0 {
 		return nil, fmt.Errorf("%s: %w: it is striped over several objects at a time, and which bytes are its own and which its "+
 			"parent's can be told of unstriped images only", l.name, luks.ErrUnsupported)
@@ -190,6 +175,7 @@ func (o *opener) hasOwnKey(level int) bool {
 
 // baseOf is what the last level holds, with what can be seen through it without another key.
 func (o *opener) baseOf(l *link, vk *luks.VolumeKey) (layered.Source, error) {
+	o.src.need(l)
 	if l.header == nil {
 		d := newPlainDevice(l.rbd, true, false)
 		return mapped{d, d.Store}, nil

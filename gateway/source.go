@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 
 	"github.com/luksgate/luksgate/crypt/luks"
@@ -26,6 +27,11 @@ type source struct {
 	cluster *rbd.Cluster
 	rbd     *rbd.Image
 	info    *rbd.Info
+	ceph    rbd.Config // with what the engine wants
+	share   bool       // parents, with other images
+	log     *slog.Logger
+	needed  []*rbd.Image // parents without which it cannot be read
+	dead    <-chan struct{}
 
 	mu       sync.Mutex
 	onResize func() // told that the store has another size
@@ -93,18 +99,22 @@ func openRBD(cfg Config) (*source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Image, err)
 	}
-	s := &source{cluster: cluster, closers: []func() error{func() error { release(); return nil }}}
-	if s.info, err = cluster.Describe(cfg.Image); err == nil {
-		s.rbd, err = cluster.Open(cfg.Image, rbd.OpenOptions{
-			ReadOnly: cfg.ReadOnly, Lock: cfg.Lock, Takeover: cfg.Takeover, Standby: cfg.Standby,
-			Logger: cfg.Logger.With("image", cfg.Image.String()), Resized: func(int64) { s.resized() },
-		})
+	s := &source{
+		cluster: cluster, closers: []func() error{func() error { release(); return nil }},
+		ceph: ceph, share: cfg.ShareParents, log: cfg.Logger,
+	}
+	s.rbd, err = cluster.Open(cfg.Image, rbd.OpenOptions{
+		ReadOnly: cfg.ReadOnly, Lock: cfg.Lock, Takeover: cfg.Takeover, Standby: cfg.Standby,
+		Logger: cfg.Logger.With("image", cfg.Image.String()), Resized: func(int64) { s.resized() },
+	})
+	if err == nil {
+		s.closers = append(s.closers, s.rbd.Close)
+		s.info, err = s.rbd.Describe()
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	s.store, s.hold = s.rbd, s.rbd.Hold
-	s.closers = append(s.closers, s.rbd.Close)
 	return s, nil
 }
 
@@ -116,9 +126,26 @@ func withOption(options map[string]string, name, value string) map[string]string
 	return out
 }
 
+// openParent opens a parent for as long as the source is open.
+func (s *source) openParent(info *rbd.Info) (*rbd.Image, error) {
+	log := s.log.With("image", info.Name)
+	if s.share {
+		m, release, err := rbd.ShareParent(s.ceph, info, log)
+		if err == nil {
+			s.closers = append(s.closers, release)
+		}
+		return m, err
+	}
+	m, err := s.cluster.OpenDescribed(info, log)
+	if err == nil {
+		s.closers = append(s.closers, m.Close)
+	}
+	return m, err
+}
+
 // headerOf reads the header of another image of the same cluster.
-func (s *source) headerOf(ref image.Ref) (*luks.Header, error) {
-	m, err := s.cluster.Open(ref, rbd.OpenOptions{ReadOnly: true})
+func (s *source) headerOf(info *rbd.Info) (*luks.Header, error) {
+	m, err := s.cluster.OpenDescribed(info, s.log)
 	if err != nil {
 		return nil, err
 	}

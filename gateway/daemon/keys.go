@@ -178,6 +178,7 @@ func (d *Daemon) gatewayConfig(ctx context.Context, c *config.Export, e *export)
 		Image: ref, ReadOnly: c.ReadOnly, Plain: c.Plain, Engine: gateway.Engine(c.Engine), Lock: rbd.LockMode(c.Lock),
 		Ceph:   rbd.Config{ConfFile: c.Ceph.Conf, User: c.Ceph.User, ImagesPerConnection: c.Ceph.ImagesPerConnection},
 		Header: c.Header, KDFMemoryLimitBytes: uint64(c.KDFMemoryLimit), Logger: e.log, Observer: e.stats,
+		ShareParents: true,
 	}
 	if c.Holes == "decrypt" {
 		out.Holes = volume.HolesDecrypt

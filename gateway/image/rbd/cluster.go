@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -46,8 +47,9 @@ var defaults = map[string]string{
 
 // A Cluster is a connection. Its methods may be called by many goroutines at once; Close only when all images are closed.
 type Cluster struct {
-	conn  *rados.Conn
-	queue *queue
+	conn    *rados.Conn
+	queue   *queue
+	blocked atomic.Bool // by the cluster, as far as we have noticed
 }
 
 // Version is the version of the librbd that runs, such as "1.16.0".

@@ -68,8 +68,16 @@ func (c *Cluster) copyOptions(options *librbd.ImageOptions, like image.Ref) erro
 }
 
 func (c *Cluster) copyFrom(options *librbd.ImageOptions, img *librbd.Image) error {
-	info := &Info{}
-	if err := info.fill(img); err != nil {
+	st, err := img.Stat()
+	if err != nil {
+		return err
+	}
+	unit, err := img.GetStripeUnit()
+	if err != nil {
+		return err
+	}
+	count, err := img.GetStripeCount()
+	if err != nil {
 		return err
 	}
 	features, err := img.GetFeatures()
@@ -77,12 +85,12 @@ func (c *Cluster) copyFrom(options *librbd.ImageOptions, img *librbd.Image) erro
 		return err
 	}
 	values := map[librbd.ImageOption]uint64{
-		librbd.ImageOptionOrder:    uint64(bits.Len64(uint64(info.ObjectBytes)) - 1),
+		librbd.ImageOptionOrder:    uint64(bits.Len64(st.Obj_size) - 1),
 		librbd.ImageOptionFeatures: features & copiedFeatures,
 	}
-	if info.StripeCount > 1 {
-		values[librbd.ImageOptionStripeUnit] = uint64(info.StripeUnit)
-		values[librbd.ImageOptionStripeCount] = uint64(info.StripeCount)
+	if count > 1 {
+		values[librbd.ImageOptionStripeUnit] = unit
+		values[librbd.ImageOptionStripeCount] = count
 		values[librbd.ImageOptionFeatures] |= librbd.FeatureStripingV2
 	}
 	for option, value := range values {

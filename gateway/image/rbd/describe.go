@@ -5,6 +5,7 @@
 package rbd
 
 /*
+#include <errno.h>
 #include "shim.h"
 */
 import "C"
@@ -14,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"syscall"
+	"unsafe"
 
 	librbd "github.com/ceph/go-ceph/rbd"
 
@@ -25,23 +28,42 @@ const maxLevels = 64
 
 // Describe tells what an image is and where it comes from, up to its last parent.
 func (c *Cluster) Describe(ref image.Ref) (*Info, error) {
-	var top *Info
-	at := &top
-	for level := range maxLevels {
-		info, parent, err := c.describeOne(ref)
-		if err != nil && level > 0 {
-			return nil, fmt.Errorf("%s: its parent: %w", top.Name, err)
-		}
-		if err != nil {
-			return nil, err
-		}
-		*at, at = info, &info.Parent
+	m, err := c.Open(ref, OpenOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	info, err := m.Describe()
+	return info, errors.Join(err, m.Close())
+}
+
+// Describe is Cluster.Describe for an image that is open. Parents are opened for it and closed: a snapshot does not change,
+// but what its own parent is does, when that one's clone is flattened.
+func (m *Image) Describe() (*Info, error) {
+	top := &Info{Name: m.ref.String()}
+	parent, err := m.describe(top)
+	if err != nil {
+		return nil, err
+	}
+	at := &top.Parent
+	for range maxLevels {
 		if parent == nil {
 			return top, nil
 		}
-		ref = *parent
+		*at, at = parent, &parent.Parent
+		if parent, err = m.cluster.describeParent(parent); err != nil {
+			return nil, fmt.Errorf("%s: its parent: %w", top.Name, err)
+		}
 	}
 	return nil, fmt.Errorf("%s: more than %d parents", top.Name, maxLevels)
+}
+
+func (c *Cluster) describeParent(info *Info) (next *Info, err error) {
+	m, err := c.OpenDescribed(info, nil)
+	if err != nil {
+		return nil, err
+	}
+	next, err = m.describe(info)
+	return next, errors.Join(err, m.Close())
 }
 
 // OnErasureCode tells whether the image's data lie in an erasure-coded pool, as far as the user may ask.
@@ -58,61 +80,48 @@ func (m *Image) OnErasureCode() bool {
 	return err == nil
 }
 
-func (c *Cluster) describeOne(ref image.Ref) (*Info, *image.Ref, error) {
-	io, err := c.ioctx(ref)
-	if err != nil {
-		return nil, nil, err
+// describe fills in what an image is. It returns what is known of its parent, or nil.
+func (m *Image) describe(info *Info) (parent *Info, err error) {
+	var st C.rbd_image_info_t
+	var unit, count, features, overlap C.uint64_t
+	id := make([]byte, maxPrefixBytes)
+	for _, r := range []C.int{
+		C.rbd_stat(m.handle, &st, C.sizeof_rbd_image_info_t), C.rbd_get_stripe_unit(m.handle, &unit),
+		C.rbd_get_stripe_count(m.handle, &count), C.rbd_get_features(m.handle, &features), C.rbd_get_overlap(m.handle, &overlap),
+		C.rbd_get_id(m.handle, (*C.char)(unsafe.Pointer(&id[0])), C.size_t(len(id))),
+	} {
+		if r < 0 {
+			return nil, fmt.Errorf("%s: reading what it is: %w", m.ref, syscall.Errno(-r))
+		}
 	}
-	defer io.Destroy()
-	img, err := librbd.OpenImageReadOnly(io, ref.Image, ref.Snapshot)
-	if err != nil {
-		return nil, nil, openError(ref, err)
+	info.ID = C.GoString((*C.char)(unsafe.Pointer(&id[0])))
+	info.SizeBytes, info.ObjectBytes = int64(st.size), int64(st.obj_size)
+	info.StripeUnit, info.StripeCount = int64(unit), int64(count)
+	info.OverlapBytes = int64(overlap)
+	set := librbd.FeatureSet(features)
+	info.Features = set.Names()
+	sort.Strings(info.Features)
+	if overlap == 0 {
+		return nil, nil
 	}
-	defer func() { _ = img.Close() }()
-	info := &Info{Name: ref.String()}
-	if err := info.fill(img); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", ref, err)
+	var linked C.rbd_linked_image_spec_t
+	var snap C.rbd_snap_spec_t
+	r := C.rbd_get_parent(m.handle, &linked, &snap)
+	switch {
+	case r == -C.ENOENT:
+		return nil, nil
+	case r < 0:
+		return nil, fmt.Errorf("%s: reading the parent: %w", m.ref, syscall.Errno(-r))
 	}
-	parent, err := img.GetParent()
-	if errors.Is(err, librbd.ErrNotFound) || info.OverlapBytes == 0 {
-		return info, nil, nil
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: reading the parent: %w", ref, err)
-	}
-	p := image.Ref{
-		Scheme: image.RBD, Pool: parent.Image.PoolName, Namespace: parent.Image.PoolNamespace,
-		Image: parent.Image.ImageName, Snapshot: parent.Snap.SnapName,
-	}
-	return info, &p, nil
+	defer C.rbd_linked_image_spec_cleanup(&linked)
+	defer C.rbd_snap_spec_cleanup(&snap)
+	return parentInfo(&linked, &snap), nil
 }
 
-func (i *Info) fill(img *librbd.Image) error {
-	st, err := img.Stat()
-	if err != nil {
-		return err
+func parentInfo(parent *C.rbd_linked_image_spec_t, snap *C.rbd_snap_spec_t) *Info {
+	ref := image.Ref{
+		Scheme: image.RBD, Pool: C.GoString(parent.pool_name), Namespace: C.GoString(parent.pool_namespace),
+		Image: C.GoString(parent.image_name), Snapshot: C.GoString(snap.name),
 	}
-	unit, err := img.GetStripeUnit()
-	if err != nil {
-		return err
-	}
-	count, err := img.GetStripeCount()
-	if err != nil {
-		return err
-	}
-	bits, err := img.GetFeatures()
-	if err != nil {
-		return err
-	}
-	overlap, err := img.GetOverlap()
-	if err != nil {
-		return err
-	}
-	features := librbd.FeatureSet(bits)
-	i.SizeBytes, i.ObjectBytes = int64(st.Size), int64(st.Obj_size)
-	i.StripeUnit, i.StripeCount = int64(unit), int64(count)
-	i.OverlapBytes = int64(overlap)
-	i.Features = features.Names()
-	sort.Strings(i.Features)
-	return nil
+	return &Info{Name: ref.String(), ID: C.GoString(parent.image_id), SnapshotID: uint64(snap.id)}
 }

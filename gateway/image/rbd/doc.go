@@ -92,7 +92,11 @@ type Progress func(done, total int64)
 
 // Info describes an image without its passphrase.
 type Info struct {
-	Name         string   `json:"name"`
+	Name string `json:"name"`
+	// ID is the image's own, which stays when its name changes. SnapshotID is the number of a parent, which is a snapshot;
+	// 0 for the first image of a chain.
+	ID           string   `json:"id"`
+	SnapshotID   uint64   `json:"snapshot_id,omitempty"`
 	SizeBytes    int64    `json:"size"`
 	ObjectBytes  int64    `json:"object_size"`
 	StripeUnit   int64    `json:"stripe_unit"`

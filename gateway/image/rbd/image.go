@@ -35,6 +35,9 @@ type Image struct {
 	ref       image.Ref
 	opts      OpenOptions
 	sizeBytes atomic.Int64
+	// id and snapshotID are what it was opened by, "" and 0 where that was its name.
+	id         string
+	snapshotID uint64
 	// objectBytes is the size of an object, 0 where the image is striped over several at a time.
 	objectBytes int64
 	// loadedBytes is the room for the header that librbd's engine leaves out of the size; 0 without that engine.
@@ -47,21 +50,26 @@ type Image struct {
 // Open opens an image as it is, without any encryption. A snapshot is opened read-only. Its errors wrap
 // image.ErrUnreachable or image.ErrBusy.
 func (c *Cluster) Open(ref image.Ref, opts OpenOptions) (*Image, error) {
-	io, err := c.ioctx(ref)
+	opts.ReadOnly = opts.ReadOnly || ref.Snapshot != ""
+	return c.start(&Image{ref: ref, opts: opts})
+}
+
+// start opens what m says.
+func (c *Cluster) start(m *Image) (*Image, error) {
+	io, err := c.ioctx(m.ref)
 	if err != nil {
 		return nil, err
 	}
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
+	if m.opts.Logger == nil {
+		m.opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	opts.ReadOnly = opts.ReadOnly || ref.Snapshot != ""
-	m := &Image{cluster: c, ioctx: io, ref: ref, opts: opts}
+	m.cluster, m.ioctx = c, io
 	if err := m.open(); err != nil {
 		io.Destroy()
 		return nil, err
 	}
 	err = m.readGeometry()
-	if err == nil && !opts.ReadOnly && !opts.Standby {
+	if err == nil && !m.opts.ReadOnly && !m.opts.Standby {
 		err = m.takeLock()
 	}
 	if err != nil {
@@ -94,9 +102,12 @@ func (m *Image) open() error {
 	io := C.rados_ioctx_t(m.ioctx.Pointer())
 	C.lg_full_is_error(io)
 	var r C.int
-	if m.opts.ReadOnly {
+	switch {
+	case m.id != "":
+		r = m.openByID(io)
+	case m.opts.ReadOnly:
 		r = C.rbd_open_read_only(io, name, &m.handle, snap)
-	} else {
+	default:
 		r = C.rbd_open(io, name, &m.handle, snap)
 	}
 	if r == 0 {

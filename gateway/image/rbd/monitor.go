@@ -5,8 +5,10 @@
 package rbd
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -128,7 +130,11 @@ func (w *monitor) checkSize() {
 		return
 	}
 	if before := w.m.sizeBytes.Swap(now); before != now {
-		w.m.opts.Logger.Warn("the image was resized; connections keep the size that they were told, new ones see the new one",
+		level := slog.LevelWarn
+		if w.m.opts.Lock == LockAlone {
+			level = slog.LevelDebug // nobody is connected
+		}
+		w.m.opts.Logger.Log(context.Background(), level, "the image was resized; connections keep the size that they were told, new ones see the new one",
 			"before", before, "now", now)
 		if w.m.opts.Resized != nil {
 			w.m.opts.Resized(now)
@@ -249,6 +255,7 @@ func (w *monitor) explain(err error) error {
 	}
 	switch {
 	case errors.Is(err, syscall.ESHUTDOWN): // EBLOCKLISTED
+		w.m.cluster.blocked.Store(true)
 		w.kill(ErrBlocked, useNothing)
 		return fmt.Errorf("%w: %w", ErrBlocked, syscall.EIO)
 	case errors.Is(err, syscall.EROFS) && !w.m.opts.ReadOnly:

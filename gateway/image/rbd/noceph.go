@@ -7,6 +7,7 @@ package rbd
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/luksgate/luksgate/crypt/secret"
 	"github.com/luksgate/luksgate/crypt/volume"
@@ -43,6 +44,16 @@ func Missing() []string { return nil }
 // Open is never reached.
 func (*Cluster) Open(image.Ref, OpenOptions) (*Image, error) { panic("BUG: no cluster in this build") }
 
+// OpenDescribed is never reached.
+func (*Cluster) OpenDescribed(*Info, *slog.Logger) (*Image, error) {
+	panic("BUG: no cluster in this build")
+}
+
+// ShareParent is never reached.
+func ShareParent(Config, *Info, *slog.Logger) (*Image, func() error, error) {
+	panic("BUG: no image in this build")
+}
+
 // Describe is never reached.
 func (*Cluster) Describe(image.Ref) (*Info, error) { panic("BUG: no cluster in this build") }
 
@@ -51,6 +62,9 @@ func (*Cluster) Close() {}
 
 // Hold is never reached.
 func (*Image) Hold() error { panic("BUG: no image in this build") }
+
+// Describe is never reached.
+func (*Image) Describe() (*Info, error) { panic("BUG: no image in this build") }
 
 // Shared is never reached.
 func (*Image) Shared() bool { panic("BUG: no image in this build") }

@@ -67,11 +67,13 @@ func (o *Objects) readSnapshot() error {
 	if !o.fixed() {
 		return nil
 	}
-	name := C.CString(o.m.ref.Snapshot)
-	defer C.free(unsafe.Pointer(name))
-	var id C.uint64_t
-	if r := C.lg_snap_id(o.m.handle, name, &id); r < 0 {
-		return fmt.Errorf("%s: reading the snapshot's number: %w", o.m.ref, syscall.Errno(-r))
+	id := C.uint64_t(o.m.snapshotID)
+	if id == 0 {
+		name := C.CString(o.m.ref.Snapshot)
+		defer C.free(unsafe.Pointer(name))
+		if r := C.lg_snap_id(o.m.handle, name, &id); r < 0 {
+			return fmt.Errorf("%s: reading the snapshot's number: %w", o.m.ref, syscall.Errno(-r))
+		}
 	}
 	if err := o.io.SetReadSnap(rados.SnapID(id)); err != nil {
 		return fmt.Errorf("%s: choosing the snapshot: %w", o.m.ref, err)

@@ -19,74 +19,29 @@ import (
 const DefaultImagesPerConnection = 4
 
 // connections are those that Acquire has given out.
-var connections struct {
-	mu     sync.Mutex
-	byName map[string][]*connection
-}
-
-// A connection is a Cluster that several images use.
-type connection struct {
-	name    string
-	ready   chan struct{} // closed when cluster and err are set
-	cluster *Cluster
-	err     error
-	users   int // under connections.mu
-}
+var connections sharing[*Cluster]
 
 // Acquire returns a connection for one more image. It is shared with up to Config.ImagesPerConnection images of the same
 // configuration, and ends when the last of them gives it back. A cluster that does not answer blocks nobody but those
 // who want it.
-func Acquire(cfg Config) (c *Cluster, release func(), err error) {
-	conn, first := reserve(cfg)
-	if first {
-		conn.cluster, conn.err = Connect(cfg)
-		close(conn.ready)
+func Acquire(cfg Config) (c *Cluster, release func(), err error) { return acquire(cfg, cfg.identity()) }
+
+// acquire is Acquire for connections that are told apart by name.
+func acquire(cfg Config, name string) (c *Cluster, release func(), err error) {
+	s, err := connections.get(name, cmp.Or(cfg.ImagesPerConnection, DefaultImagesPerConnection), (*Cluster).usable,
+		func() (*Cluster, error) { return Connect(cfg) })
+	if err != nil {
+		return nil, nil, err
 	}
-	<-conn.ready
-	release = sync.OnceFunc(func() { conn.release() })
-	if conn.err != nil {
-		release()
-		return nil, nil, conn.err
-	}
-	return conn.cluster, release, nil
+	return s.value, sync.OnceFunc(func() {
+		if connections.put(s) {
+			s.value.Close()
+		}
+	}), nil
 }
 
-// reserve finds a connection with a free place, or makes one that the caller, the first, must connect.
-func reserve(cfg Config) (conn *connection, first bool) {
-	name, most := cfg.identity(), cmp.Or(cfg.ImagesPerConnection, DefaultImagesPerConnection)
-	connections.mu.Lock()
-	defer connections.mu.Unlock()
-	for _, conn := range connections.byName[name] {
-		if conn.users < most {
-			conn.users++
-			return conn, false
-		}
-	}
-	if connections.byName == nil {
-		connections.byName = make(map[string][]*connection)
-	}
-	conn = &connection{name: name, ready: make(chan struct{}), users: 1}
-	connections.byName[name] = append(connections.byName[name], conn)
-	return conn, true
-}
-
-func (c *connection) release() {
-	connections.mu.Lock()
-	c.users--
-	last := c.users == 0
-	if last || c.err != nil {
-		// Nobody new may get it, even if others still wait for it in vain.
-		same := slices.DeleteFunc(connections.byName[c.name], func(o *connection) bool { return o == c })
-		connections.byName[c.name] = same
-		if len(same) == 0 {
-			delete(connections.byName, c.name)
-		}
-	}
-	connections.mu.Unlock()
-	if last && c.cluster != nil {
-		c.cluster.Close()
-	}
-}
+// usable tells whether nothing is known that speaks against a connection.
+func (c *Cluster) usable() bool { return !c.blocked.Load() }
 
 // identity tells apart configurations that must not share a connection.
 func (cfg Config) identity() string {

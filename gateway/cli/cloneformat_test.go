@@ -173,11 +173,10 @@ type layout struct {
 }
 
 // layoutOf reads it from the raw image, without what is random or measured.
-func layoutOf(t *testing.T, r *reef, spec string) layout {
+func layoutOf(t *testing.T, spec string) layout {
 	t.Helper()
-	raw := filepath.Join(r.Dir, "raw")
-	_ = os.Remove(raw)
-	r.rbd(t, "export", "--no-progress", spec, raw)
+	raw := filepath.Join(t.TempDir(), "raw")
+	testenv.RBD(t, "export", "--no-progress", spec, raw)
 	b, err := os.ReadFile(raw)
 	if err != nil {
 		t.Fatal(err)
@@ -204,12 +203,12 @@ func layoutOf(t *testing.T, r *reef, spec string) layout {
 	var info struct {
 		Prefix string `json:"block_name_prefix"`
 	}
-	if err := json.Unmarshal([]byte(r.rbd(t, "info", "--format", "json", spec)), &info); err != nil {
+	if err := json.Unmarshal([]byte(testenv.RBD(t, "info", "--format", "json", spec)), &info); err != nil {
 		t.Fatal(err)
 	}
 	for n := range len(b) >> 22 {
 		object := fmt.Sprintf("%s.%016x", info.Prefix, n)
-		got := testenv.RunCmd(t, r.Command(t, "rados", "--conf", r.conf, "-p", testenv.Pool, "stat", object))
+		got := testenv.Try(t, "rados", "--conf", testenv.CephConf(t), "-p", testenv.Pool, "stat", object)
 		if _, size, ok := strings.Cut(got.Stdout, "size "); ok {
 			l.Objects += fmt.Sprintf("%d: %s", n, size)
 		}
@@ -239,6 +238,7 @@ func forget(v any) {
 func TestReefLayout(t *testing.T) {
 	testenv.Long(t)
 	testenv.Tool(t, "nbdcopy")
+	t.Parallel() // much of it is waiting
 	r := newReefClient(t)
 	for _, parent := range []string{"", "luks1", "luks2"} {
 		g := newGolden(t, parent, 48, map[string]int64{"": 48, "luks1": 44, "luks2": 32}[parent])
@@ -247,10 +247,11 @@ func TestReefLayout(t *testing.T) {
 		}
 		for _, format := range []string{"luks1", "luks2"} {
 			t.Run(format+" over "+parent, func(t *testing.T) {
+				t.Parallel()
 				theirs, ours, key := g.clone(t), g.clone(t), r.key(t, "own")
 				r.rbd(t, "encryption", "format", theirs, format, key)
 				good(t, formatClone(ours, format, key)...)
-				a, b := layoutOf(t, r, theirs), layoutOf(t, r, ours)
+				a, b := layoutOf(t, theirs), layoutOf(t, ours)
 				if !reflect.DeepEqual(a, b) {
 					t.Errorf("Ceph 18 makes\n%+v\nluksgate makes\n%+v", a, b)
 				}
@@ -279,16 +280,4 @@ func (l level) qemuWrite(t *testing.T, r *reef, at int, pattern byte) {
 		t.Fatal(out)
 	}
 	copy(l.model[at:], bytes.Repeat([]byte{pattern}, 8<<10))
-}
-
-// qemuOptions are those for qemu and librbd's engine, inside, and the secrets that they name.
-func (r *reef) qemuOptions(l level) (opts string, secrets []string) {
-	pool, name, _ := strings.Cut(l.spec, "/")
-	opts = fmt.Sprintf("driver=rbd,pool=%s,image=%s,conf=%s", pool, name, r.conf)
-	for i, k := range l.keys {
-		secrets = append(secrets, "--object", fmt.Sprintf("secret,id=k%d,file=%s", i, k))
-		prefix := "encrypt." + strings.Repeat("parent.", i)
-		opts += fmt.Sprintf(",%sformat=luks-any,%skey-secret=k%d", prefix, prefix, i)
-	}
-	return opts, secrets
 }

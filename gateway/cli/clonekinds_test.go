@@ -46,10 +46,12 @@ func TestCloneKinds(t *testing.T) {
 			if k.long {
 				testenv.Long(t)
 			}
+			t.Parallel()
 			k.try(t, testenv.Pool)
 		})
 	}
 	t.Run("namespace", func(t *testing.T) {
+		t.Parallel()
 		namespace := testenv.Pool + "/" + testenv.UniqueName(t)
 		testenv.RBD(t, "namespace", "create", namespace)
 		t.Cleanup(func() { testenv.RBD(t, "namespace", "rm", namespace) })

@@ -19,6 +19,7 @@ import (
 // second later with what systemd kept. What docs/crash.md says of the guest is what is seen here.
 func TestCrashBelowQemu(t *testing.T) {
 	testenv.Long(t)
+	t.Parallel() // beside clones, whose tests wait much
 	testenv.Tool(t, "qemu-system-x86_64")
 	for _, s := range []struct {
 		name   string

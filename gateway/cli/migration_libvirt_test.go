@@ -21,6 +21,7 @@ import (
 // 5.2, where a hook of the other host has to change the XML, and then this machine's libvirt, which does it itself.
 func TestMigrationByLibvirt(t *testing.T) {
 	testenv.Long(t)
+	t.Parallel() // beside clones, whose tests wait much
 	testenv.CephConf(t)
 	t.Run("from-7.0", func(t *testing.T) { newVirshHop(t, testenv.Chroot(t, "bullseye")).roundTrip(true) })
 	t.Run("from-9.0", func(t *testing.T) { newVirshHop(t, testenv.Here(t)).roundTrip(false) })

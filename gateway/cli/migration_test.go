@@ -23,6 +23,7 @@ const machineType = "pc-i440fx-5.2"
 // back. The old side is this machine's qemu, and that of Debian 11 where there is a chroot of it.
 func TestMigration(t *testing.T) {
 	testenv.Long(t)
+	t.Parallel() // beside clones, whose tests wait much
 	testenv.CephConf(t)
 	testenv.Tool(t, "qemu-system-x86_64")
 	m := newRBDImage(t, 48, "luks2", "aes-256").cheapKDF(t)

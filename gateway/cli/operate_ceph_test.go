@@ -249,47 +249,55 @@ func (l level) scribble(t *testing.T, at int, args ...string) {
 // one goes on.
 func TestFlattenIsInterrupted(t *testing.T) {
 	testenv.Long(t) // the cluster takes half a minute to notice that a client is dead
+	t.Parallel()
 	testenv.CephConf(t)
 	testenv.Tool(t, "nbdcopy")
 	for _, own := range []bool{false, true} {
-		g := newGolden(t, "luks1", 68, 66, "--object-size", "64K")
-		spec := g.clone(t, "--object-size", "64K")
-		l := level{spec: spec, keys: g.keys, model: g.model}
-		if own {
-			key := g.key(t, "own")
-			good(t, formatClone(spec, "luks1", key)...)
-			data := (rawBytes(t, spec) - 2<<20) >> 20 // a header of 2 MiB with objects this small
-			l = g.own(spec, key, data, data)
+		t.Run(fmt.Sprintf("own key %v", own), func(t *testing.T) {
+			t.Parallel()
+			interruptFlatten(t, own)
+		})
+	}
+}
+
+func interruptFlatten(t *testing.T, own bool) {
+	g := newGolden(t, "luks1", 68, 66, "--object-size", "64K")
+	spec := g.clone(t, "--object-size", "64K")
+	l := level{spec: spec, keys: g.keys, model: g.model}
+	if own {
+		key := g.key(t, "own")
+		good(t, formatClone(spec, "luks1", key)...)
+		data := (rawBytes(t, spec) - 2<<20) >> 20 // a header of 2 MiB with objects this small
+		l = g.own(spec, key, data, data)
+	}
+	args := append([]string{"flatten", "--json"}, l.args()...)
+	for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+		p := testenv.StartCmd(t, command(args...))
+		p.WaitLine(`"step"`)
+		p.Signal(signal)
+		code := p.Wait()
+		if signal != syscall.SIGKILL && (code != exitGeneral || !strings.Contains(p.Output(), "signal received")) {
+			t.Errorf("exit code %d\n%s", code, p.Output())
 		}
-		args := append([]string{"flatten", "--json"}, l.args()...)
-		for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
-			p := testenv.StartCmd(t, command(args...))
-			p.WaitLine(`"step"`)
-			p.Signal(signal)
-			code := p.Wait()
-			if signal != syscall.SIGKILL && (code != exitGeneral || !strings.Contains(p.Output(), "signal received")) {
-				t.Errorf("exit code %d\n%s", code, p.Output())
-			}
-			if !strings.Contains(testenv.RBD(t, "info", spec), "parent: "+g.spec+"@s") {
-				t.Fatalf("%v: the parent is gone", signal)
-			}
-			l.reads(t)
+		if !strings.Contains(testenv.RBD(t, "info", spec), "parent: "+g.spec+"@s") {
+			t.Fatalf("%v: the parent is gone", signal)
 		}
-		// The cluster takes a while to notice that the last one is dead.
-		for end := time.Now().Add(testenv.CommandTimeout); ; {
-			r := luksgate(t, args...)
-			if r.ExitCode == exitOK {
-				break
-			}
-			if r.ExitCode != exitBusy || time.Now().After(end) {
-				t.Fatalf("%s", r)
-			}
-			time.Sleep(time.Second)
-		}
-		g.remove(t)
-		l.keys = l.keys[:1]
 		l.reads(t)
 	}
+	// The cluster takes a while to notice that the last one is dead.
+	for end := time.Now().Add(testenv.CommandTimeout); ; {
+		r := luksgate(t, args...)
+		if r.ExitCode == exitOK {
+			break
+		}
+		if r.ExitCode != exitBusy || time.Now().After(end) {
+			t.Fatalf("%s", r)
+		}
+		time.Sleep(time.Second)
+	}
+	g.remove(t)
+	l.keys = l.keys[:1]
+	l.reads(t)
 }
 
 // TestFlattenWhileExported has the daemon flatten a clone with a key of its own while a client writes.

@@ -39,21 +39,30 @@ func serveDaemon(t *testing.T, conf string) *server {
 // serveProgram is serveDaemon for this program under another name.
 func serveProgram(t *testing.T, program, conf string) *server {
 	t.Helper()
-	d := &server{t: t, dir: testenv.SocketDir(t)}
-	d.config = filepath.Join(d.dir, "luksgate.conf")
-	d.client = api.NewClient(filepath.Join(d.dir, "admin.sock"))
+	d := newServer(t, testenv.SocketDir(t))
 	d.write(conf)
 	cmd := command("serve", "--config", d.config)
 	cmd.Path, cmd.Args[0] = program, program
 	d.Process = testenv.StartCmd(t, cmd)
+	d.waitAnswer()
+	return d
+}
+
+// newServer is a daemon in a folder, before it starts.
+func newServer(t *testing.T, dir string) *server {
+	return &server{t: t, dir: dir, config: filepath.Join(dir, "luksgate.conf"), client: api.NewClient(filepath.Join(dir, "admin.sock"))}
+}
+
+// waitAnswer waits until the daemon answers.
+func (d *server) waitAnswer() {
+	d.t.Helper()
 	d.wait("the daemon answers", func() bool {
 		if !d.Running() {
-			t.Fatalf("the daemon is gone:\n%s", d.Output())
+			d.t.Fatalf("the daemon is gone:\n%s", d.Output())
 		}
 		_, err := d.client.Version(context.Background())
 		return err == nil
 	})
-	return d
 }
 
 func (d *server) write(conf string) {

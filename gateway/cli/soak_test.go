@@ -8,10 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,12 +17,6 @@ import (
 	"time"
 
 	"github.com/luksgate/luksgate/deploy/testenv"
-)
-
-// What "make soak" sets: the seed, and for how long one chain after the other is tried, such as 30m.
-const (
-	envSoakSeed = "LUKSGATE_SOAK_SEED"
-	envSoakTime = "LUKSGATE_SOAK_TIME"
 )
 
 // A soak is one chain, whose last image is written in every way, with what it must hold.
@@ -38,6 +29,17 @@ type soak struct {
 	layered bool // not all of the chain has one key
 	killed  bool // the last gateway did not give back the lock
 	snaps   []level
+	did     tally
+}
+
+// A tally is what was done to a chain.
+type tally struct {
+	steps, rounds, kills, snapshots, resizes, flattens int
+}
+
+func (c tally) String() string {
+	return fmt.Sprintf("%d requests in %d rounds, %d kills, %d snapshots, %d resizes, %d flattens",
+		c.steps, c.rounds, c.kills, c.snapshots, c.resizes, c.flattens)
 }
 
 // soakShapes are the chains, by what is put on top of what: a plaintext image, an image or a clone with a key of its own,
@@ -95,11 +97,11 @@ func (k *soak) add(i int, kind, object string) {
 	k.must(err)
 	k.top.model = make([]byte, d.sizeBytes)
 	k.must(d.do(nbdRead, 0, 0, d.sizeBytes, nil, k.top.model))
+	k.must(d.c.Close())
 	if i > 0 {
 		k.inherited(below)
 	}
-	_, err = work(k.connect(socket), 25)
-	k.must(err)
+	k.work(socket, 100)
 	kill(syscall.SIGTERM)
 }
 
@@ -157,20 +159,39 @@ func (k *soak) connect(socket string) []*worker {
 	return all
 }
 
-// work has each worker do n requests. It returns what was under way when the gateway went.
-func work(workers []*worker, n int) (open []change, err error) {
+// work has the workers do n requests together.
+func (k *soak) work(socket string, n int) {
+	k.t.Helper()
+	_, err := k.workUntil(socket, n, nil)
+	k.must(err)
+}
+
+// workUntil is work for a gateway that may go: when begun, the first time that stop is called, is over. It returns what was
+// under way then.
+func (k *soak) workUntil(socket string, n int, begun func()) (open []change, err error) {
+	k.t.Helper()
+	workers := k.connect(socket)
+	if begun != nil {
+		begun()
+	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, w := range workers {
 		wg.Go(func() {
 			defer func() { _ = w.d.c.Close() }()
-			for range n {
-				if c, stepErr := w.step(); stepErr != nil {
-					mu.Lock()
-					open, err = append(open, c), stepErr
-					mu.Unlock()
-					return
+			done := 0
+			var broken change
+			var stepErr error
+			for done < n/soakWorkers && stepErr == nil {
+				if broken, stepErr = w.step(); stepErr == nil {
+					done++
 				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			k.did.steps += done
+			if stepErr != nil {
+				open, err = append(open, broken), stepErr
 			}
 		})
 	}
@@ -181,48 +202,54 @@ func work(workers []*worker, n int) (open []change, err error) {
 // round opens the image with an engine, works, and closes it or kills it.
 func (k *soak) round(steps int) {
 	k.t.Helper()
+	k.did.rounds++
 	engine := "native"
 	if k.site.librbd(k.layered) && k.r.IntN(3) == 0 {
 		engine = "librbd"
 	}
-	k.t.Logf("round: engine %s", engine)
 	socket, kill := k.site.serve(k.t, k.args("", engine)...)
-	d, err := openDisk(socket)
-	k.must(err)
-	all := &worker{d: d, model: k.top.model}
 	if k.r.IntN(3) == 0 && len(k.snaps) < 3 {
-		_, err := work(k.connect(socket), steps/8)
-		k.must(err)
+		k.work(socket, steps/4)
 		s := level{spec: fmt.Sprintf("%s@n%d", k.top.spec, len(k.snaps)), keys: k.top.keys, model: bytes.Clone(k.top.model)}
 		k.site.rbd(k.t, "snap", "create", "--no-progress", s.spec)
 		k.snaps = append(k.snaps, s)
+		k.did.snapshots++
 	}
 	if k.r.IntN(2) == 0 {
-		_, err := work(k.connect(socket), steps/soakWorkers)
-		k.must(err)
-		k.readAll(all, engine)
+		k.work(socket, steps)
+		k.readAll(socket, engine)
 		kill(syscall.SIGTERM)
 		k.maintain()
 		return
 	}
-	workers, gone := k.connect(socket), make(chan struct{})
-	time.AfterFunc(time.Duration(k.r.IntN(600))*time.Millisecond, func() {
-		defer close(gone)
-		kill(syscall.SIGKILL)
+	k.kill(socket, engine, steps, kill)
+}
+
+// kill ends the gateway suddenly, at some time while it works, and looks what became of the image.
+func (k *soak) kill(socket, engine string, steps int, kill func(syscall.Signal)) {
+	k.t.Helper()
+	k.work(socket, k.r.IntN(steps))
+	gone := make(chan struct{})
+	open, err := k.workUntil(socket, 1<<30, func() {
+		time.AfterFunc(time.Duration(k.r.IntN(600))*time.Millisecond, func() {
+			defer close(gone)
+			kill(syscall.SIGKILL)
+		})
 	})
-	open, err := work(workers, 1<<30)
 	<-gone
 	if errors.Is(err, errWrong) {
 		k.must(err)
 	}
 	k.killed = true
+	k.did.kills++
 	socket, kill = k.site.serve(k.t, k.args("", "native")...)
-	all.d, err = openDisk(socket)
+	d, err := openDisk(socket)
 	k.must(err)
+	all := &worker{d: d, model: k.top.model}
 	for _, c := range open {
 		k.must(all.settle(c))
 	}
-	k.readAll(all, "native, after kill -9 of "+engine)
+	k.readAll(socket, "native, after kill -9 of "+engine)
 	kill(syscall.SIGTERM)
 }
 
@@ -241,7 +268,6 @@ func (k *soak) maintain() {
 	default:
 		return
 	}
-	k.t.Logf("luksgate %s", strings.Join(args, " "))
 	for _, key := range k.top.keys {
 		args = append(args, "--key-file", key)
 	}
@@ -250,16 +276,28 @@ func (k *soak) maintain() {
 	}
 	if args[0] == "flatten" {
 		k.top.keys, k.layered = k.top.keys[:1], false
+		k.did.flattens++
+		return
 	}
+	k.did.resizes++
 }
 
-func (k *soak) readAll(w *worker, what string) {
+// readAll compares all of the image with the model, in pieces of any size.
+func (k *soak) readAll(socket, what string) {
 	k.t.Helper()
-	for at := int64(0); at < int64(len(w.model)); {
-		n := min(int64(1+k.r.IntN(4<<20)), int64(len(w.model))-at)
+	k.compare(socket, what, k.top.model)
+}
+
+func (k *soak) compare(socket, what string, model []byte) {
+	k.t.Helper()
+	d, err := openDisk(socket)
+	k.must(err)
+	defer func() { _ = d.c.Close() }()
+	for at := int64(0); at < int64(len(model)); {
+		n := min(int64(1+k.r.IntN(4<<20)), int64(len(model))-at)
 		got := make([]byte, n)
-		k.must(w.d.do(nbdRead, 0, at, n, nil, got))
-		if err := sameBytes(got, w.model[at:at+n], at); err != nil {
+		k.must(d.do(nbdRead, 0, at, n, nil, got))
+		if err := sameBytes(got, model[at:at+n], at); err != nil {
 			k.t.Fatalf("seed %d: engine %s: %v", k.seed, what, err)
 		}
 		at += n
@@ -271,9 +309,7 @@ func (k *soak) end() {
 	k.t.Helper()
 	for _, l := range append(k.snaps, k.top) {
 		socket, kill := k.site.serve(k.t, append(l.args(), "--read-only", "--engine", "native")...)
-		d, err := openDisk(socket)
-		k.must(err)
-		k.readAll(&worker{d: d, model: l.model}, "native, "+l.spec)
+		k.compare(socket, "native, "+l.spec, l.model)
 		kill(syscall.SIGTERM)
 		k.site.judge(k.t, l, k.layered)
 	}
@@ -290,85 +326,5 @@ func (k *soak) checkMap() {
 	}
 	if info := k.site.rbd(k.t, "info", k.top.spec); strings.Contains(info, "invalid") && !strings.Contains(got.Stderr, "marked as") {
 		k.t.Errorf("seed %d: the object map is wrong\n%s\n%s", k.seed, info, got)
-	}
-}
-
-// soakSeed is a seed, or the one that was set to try a chain again.
-func soakSeed(t *testing.T) uint64 {
-	t.Helper()
-	s := os.Getenv(envSoakSeed)
-	if s == "" {
-		return rand.Uint64() >> 1
-	}
-	seed, err := strconv.ParseUint(s, 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return seed
-}
-
-// soakAll tries the chains, one after the other.
-func soakAll(t *testing.T, s site, shapes []string, rounds, steps int) {
-	t.Helper()
-	for _, shape := range shapes {
-		t.Run(shape, func(t *testing.T) {
-			k := newSoak(t, s, shape, soakSeed(t))
-			for range rounds {
-				k.round(steps)
-			}
-			k.end()
-		})
-	}
-}
-
-// TestSoakShort works on three kinds of chains for a few rounds.
-func TestSoakShort(t *testing.T) {
-	testenv.CephConf(t)
-	soakAll(t, newHere(t), []string{"c2", "d2", "e1"}, 2, 60)
-}
-
-// soakOrder is all of soakShapes in an order that stays.
-func soakOrder() []string { return slices.Sorted(maps.Keys(soakShapes)) }
-
-// TestReefSoak works on all chains with the librbd of Ceph 18, which writes them too, in turn with the native engine.
-func TestReefSoak(t *testing.T) {
-	testenv.Long(t)
-	t.Parallel() // it has a cluster of its own, and waits most of the time
-	testenv.Tool(t, "nbdcopy")
-	soakAll(t, inside{newReef(t)}, soakOrder(), 4, 120)
-}
-
-// TestReefBesideSoak is the same with Ceph 16, whose librbd cannot write most of them.
-func TestReefBesideSoak(t *testing.T) {
-	testenv.Long(t)
-	testenv.CephConf(t)
-	soakAll(t, newHere(t), soakOrder(), 6, 240)
-}
-
-// TestSoakForTime goes on with all chains for as long as it is told, on the cluster that is there and, where the chroot can
-// be had, with Ceph 18.
-func TestSoakForTime(t *testing.T) {
-	limit, err := time.ParseDuration(os.Getenv(envSoakTime))
-	if err != nil {
-		t.Skipf("NOT RUN: %s does not say for how long (make soak does)", envSoakTime)
-	}
-	testenv.CephConf(t)
-	sites := map[string]site{"here": newHere(t), "inside": inside{newReef(t)}}
-	end := time.Now().Add(limit)
-	for pass := 0; time.Now().Before(end) && !t.Failed(); pass++ {
-		for _, name := range slices.Sorted(maps.Keys(sites)) {
-			for _, shape := range soakOrder() {
-				if time.Now().After(end) {
-					return
-				}
-				t.Run(fmt.Sprintf("%s-%s-%d", name, shape, pass), func(t *testing.T) {
-					k := newSoak(t, sites[name], shape, soakSeed(t))
-					for range 6 {
-						k.round(400)
-					}
-					k.end()
-				})
-			}
-		}
 	}
 }

@@ -105,7 +105,7 @@ func (r inside) luksgate(t *testing.T, args ...string) testenv.Result {
 
 func (r inside) serve(t *testing.T, args ...string) (string, func(syscall.Signal)) {
 	t.Helper()
-	uri, kill := r.start(t, args...)
+	_, uri, kill := r.start(t, args...)
 	_, socket, _ := strings.Cut(uri, "socket=")
 	return socket, kill
 }

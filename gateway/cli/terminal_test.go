@@ -27,6 +27,8 @@ type typist struct {
 	pid      int
 }
 
+const terminalColumns = 80
+
 // atTerminal runs luksgate with all its streams at a terminal of its own.
 func atTerminal(t *testing.T, args ...string) *typist {
 	t.Helper()
@@ -44,6 +46,9 @@ func atTerminal(t *testing.T, args ...string) *typist {
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		testenv.Missing(t, "no pseudo-terminals: %v", err)
+	}
+	if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: terminalColumns}); err != nil {
+		t.Fatal(err)
 	}
 	cmd := command(args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave

@@ -84,11 +84,9 @@ test: deps ## install what the tests need, start a Ceph cluster for them, run al
 	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -race -timeout 40m ./...
 
 .PHONY: test-long
-test-long: deps ## the tests that take minutes each: guests that migrate, clones of Ceph 18 in a chroot (root makes it)
-	deploy/chroot/chroot make trixie libvirt0
-	deploy/chroot/chroot make bullseye libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 seabios
-	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
-	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -timeout 60m -run '^(TestReef|TestMigration|TestCloneKinds|TestFlattenIsInterrupted|TestUpgradeBelowQemu|TestCrashBelowQemu)' -v ./gateway/cli
+test-long: deps ## the tests that take minutes each: guests that migrate, clones, Ceph 18 in a chroot (root makes it)
+	@deploy/install-deps chroot
+	@deploy/test-long "$(GO)"
 
 # of "make soak": what a failed run printed tries the same again
 SEED    ?=

@@ -97,8 +97,10 @@ func reefFlatten(t *testing.T, r *reef) {
 				r.must(t, append([]string{"flatten"}, l.args()...)...)
 			} else {
 				d := r.serve(t, l, c.engine)
+				client := []string{"-f", "raw", d.uri("a", "a.sock")}
+				qemuWrites(t, client, l.model, 8, 1, 53) // has the daemon open it
 				d.must("flatten", "rbd:"+l.spec, "--ceph-conf", r.conf)
-				qemuWrites(t, []string{"-f", "raw", d.uri("a", "a.sock")}, l.model, 8, 1, 53)
+				qemuWrites(t, client, l.model, 8, 1, 54)
 				d.kill()
 			}
 			r.rbd(t, "snap", "rm", "--no-progress", parent.spec+"@s")
@@ -115,6 +117,7 @@ func reefFlatten(t *testing.T, r *reef) {
 		t.Parallel()
 		_, l := r.ownClone(t, 61)
 		d := r.serve(t, l, "librbd")
+		sameAs(t, "served by librbd", d.uri("a", "a.sock"), l.model)
 		got := d.run("flatten", "rbd:"+l.spec, "--ceph-conf", r.conf)
 		if got.ExitCode == exitOK || !strings.Contains(got.Stderr, "an object map that may be wrong after a crash; end the export") {
 			t.Errorf("%s", got)

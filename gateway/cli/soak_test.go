@@ -191,7 +191,7 @@ func (k *soak) workUntil(socket string, n int, begun func()) (open []change, err
 			defer mu.Unlock()
 			k.did.steps += done
 			if stepErr != nil {
-				open, err = append(open, broken), stepErr
+				open, err = append(open, broken), errors.Join(err, stepErr)
 			}
 		})
 	}
@@ -237,7 +237,7 @@ func (k *soak) kill(socket, engine string, steps int, kill func(syscall.Signal))
 		})
 	})
 	<-gone
-	if errors.Is(err, errWrong) {
+	if errors.Is(err, errWrong) || errors.Is(err, errReply) {
 		k.must(err)
 	}
 	k.killed = true

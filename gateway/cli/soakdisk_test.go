@@ -85,14 +85,17 @@ func (d *disk) do(command, flags int, offset, length int64, in, out []byte) erro
 		return err
 	}
 	if no := syscall.Errno(binary.BigEndian.Uint32(reply[4:])); no != 0 {
-		return no
+		return fmt.Errorf("%w: %w", errReply, no)
 	}
 	_, err = io.ReadFull(d.c, out)
 	return err
 }
 
-// errWrong is for what an export should not have answered, in contrast to not answering.
-var errWrong = errors.New("wrong bytes")
+// errWrong and errReply are for what an export should not have answered, in contrast to not answering.
+var (
+	errWrong = errors.New("wrong bytes")
+	errReply = errors.New("the export replies")
+)
 
 // A change is a request whose end was not seen: each chunk of 512 bytes is what it was, or next.
 type change struct {

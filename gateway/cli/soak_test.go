@@ -260,7 +260,8 @@ func (k *soak) maintain() {
 	var args []string
 	switch what := k.r.IntN(6); {
 	case what < 2:
-		size := int64(len(k.top.model)) + int64(k.r.IntN(5)-2)*(3<<20)/2
+		const step = 3 << 19
+		size := max(int64(len(k.top.model))+int64(k.r.IntN(5)-2)*step, step)
 		args = []string{"resize", "rbd:" + k.top.spec, strconv.FormatInt(size, 10), "--allow-shrink"}
 		k.top.model = append(k.top.model, make([]byte, max(0, size-int64(len(k.top.model))))...)[:size]
 	case what == 2 && len(k.snaps) == 0 && len(k.top.keys) > 0:

@@ -62,6 +62,7 @@ func newSoak(t *testing.T, s site, shape string, seed uint64) *soak {
 	for i, kind := range soakShapes[shape] {
 		k.add(i, kind, object)
 	}
+	k.did = tally{} // what made it does not count
 	return k
 }
 

@@ -43,6 +43,7 @@ type Image struct {
 	// loadedBytes is the room for the header that librbd's engine leaves out of the size; 0 without that engine.
 	loadedBytes int64
 	hasLock     bool // the exclusive-lock feature
+	alone       bool // opened with LockAlone: nobody uses it
 	monitor     *monitor
 	failures    failures
 }

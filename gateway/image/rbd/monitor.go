@@ -131,7 +131,7 @@ func (w *monitor) checkSize() {
 	}
 	if before := w.m.sizeBytes.Swap(now); before != now {
 		level := slog.LevelWarn
-		if w.m.opts.Lock == LockAlone {
+		if w.m.alone {
 			level = slog.LevelDebug // nobody is connected
 		}
 		w.m.opts.Logger.Log(context.Background(), level, "the image was resized; connections keep the size that they were told, new ones see the new one",

@@ -16,7 +16,7 @@ import (
 // takeLockAlone makes sure that nobody else has the image open for writing, and takes the lock. Who opens it between the
 // two finds the lock taken.
 func (m *Image) takeLockAlone() error {
-	m.opts.Lock = LockExclusive
+	m.alone, m.opts.Lock = true, LockExclusive
 	if !m.hasLock {
 		m.opts.Lock = LockNone
 	}

@@ -118,12 +118,12 @@ test-arm64: ## the tests of what has assembly, unsafe or byte order in it as an 
 	  ./crypt/luks/luks1 ./crypt/luks/luks2 ./nbdserver/wire/... ./nbdserver/buffer/...
 
 .PHONY: test-dist
-test-dist: ## build the packages, install, use, upgrade and purge them on booted systems of Debian 11 (root, long)
-	@deploy/install-deps go build test ceph dist
-	deploy/package/build
-	deploy/chroot/chroot make bullseye
-	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" \
-	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -count=1 -timeout 40m -v ./deploy/package/... ./deploy/ansible/...
+test-dist: dist ## build the packages twice, install, use, upgrade and purge them on booted systems of Debian 11 (root, long)
+	@deploy/install-deps test ceph
+	deploy/chroot/chroot make bullseye.machine systemd systemd-sysv dbus librbd1 qemu-utils qemu-block-extra apparmor python3 python3-apt zstd
+	deploy/chroot/chroot make bullseye.new systemd systemd-sysv dbus
+	@LUKSGATE_TEST_LONG=1 LUKSGATE_TEST_REQUIRE=1 GOFLAGS="$$(deploy/ceph-tags)" deploy/devcluster/with-cluster --size 8G -- \
+	  $(GO) test -count=1 -timeout 40m -v ./deploy ./deploy/package ./deploy/ansible ./deploy/container
 
 .PHONY: vulncheck
 vulncheck: ## look for known vulnerabilities in what the program calls (needs the vulnerability database)

@@ -11,48 +11,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksgate/luksgate/deploy/disttest"
 	"github.com/luksgate/luksgate/deploy/testenv"
 )
-
-// The chroots that are booted: "make test-dist" makes them.
-const (
-	// hostSuite is a host with Ceph's libraries, qemu 5.2 and Python.
-	hostSuite = "bullseye.machine"
-	// newSuite has nothing but systemd and apt.
-	newSuite = "bullseye.new"
-)
-
-// packages are the files in dist/.
-type packages struct{ dir, version string }
-
-// dist finds the packages of the last commit.
-func dist(t *testing.T) packages {
-	t.Helper()
-	testenv.Long(t)
-	dir := filepath.Join(testenv.Root(t), "dist")
-	if d := os.Getenv("LUKSGATE_TEST_DIST"); d != "" {
-		dir = d
-	}
-	found, err := filepath.Glob(filepath.Join(dir, "luksgate_*_amd64.deb"))
-	if err != nil || len(found) != 1 {
-		testenv.Missing(t, "no packages in %s: make dist", dir)
-	}
-	_, version, _ := strings.Cut(strings.TrimSuffix(filepath.Base(found[0]), "_amd64.deb"), "_")
-	return packages{dir, version}
-}
-
-// deb is the path of one of the two packages.
-func (p packages) deb(name string) string {
-	return filepath.Join(p.dir, name+"_"+p.version+"_amd64.deb")
-}
 
 var both = []string{"luksgate", "luksgate-bundle"}
 
 // TestLintian has Debian's checker find nothing that is not explained in an override.
 func TestLintian(t *testing.T) {
-	p := dist(t)
+	d := disttest.Find(t)
 	for _, name := range both {
-		r := testenv.Try(t, "lintian", "--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0", p.deb(name))
+		r := testenv.Try(t, "lintian", "--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0", d.Deb(name))
 		if r.ExitCode != 0 || strings.TrimSpace(r.Stdout) != "" {
 			t.Errorf("%s", r)
 		}
@@ -61,9 +30,9 @@ func TestLintian(t *testing.T) {
 
 // TestSums has the files be those that SHA256SUMS names.
 func TestSums(t *testing.T) {
-	p := dist(t)
+	d := disttest.Find(t)
 	cmd := exec.Command(testenv.Tool(t, "sha256sum"), "--check", "--strict", "SHA256SUMS")
-	cmd.Dir = p.dir
+	cmd.Dir = d.Dir
 	r := testenv.RunCmd(t, cmd)
 	if r.ExitCode != 0 || strings.Count(r.Stdout, ": OK\n") != 5 {
 		t.Errorf("%s", r)
@@ -72,9 +41,9 @@ func TestSums(t *testing.T) {
 
 // TestNoPathsOfTheBuilder looks for folders of this machine in what users get.
 func TestNoPathsOfTheBuilder(t *testing.T) {
-	p := dist(t)
+	d := disttest.Find(t)
 	for _, name := range both {
-		root := unpack(t, p.deb(name))
+		root := unpack(t, d.Deb(name))
 		b, err := os.ReadFile(filepath.Join(root, "usr/bin/luksgate"))
 		if err != nil {
 			t.Fatal(err)
@@ -98,10 +67,10 @@ func unpack(t *testing.T, deb string) string {
 // TestAppArmor has the parsers of Debian 12 and Debian 11 read the profile. That it is enough for the daemon nothing shows
 // here but the list in its test below: no kernel of the tests enforces it.
 func TestAppArmor(t *testing.T) {
-	p := dist(t)
-	root := unpack(t, p.deb("luksgate"))
+	d := disttest.Find(t)
+	root := unpack(t, d.Deb("luksgate"))
 	testenv.Run(t, "apparmor_parser", "--skip-kernel-load", "--skip-cache", "--debug", filepath.Join(root, "etc/apparmor.d/luksgate"))
-	m := testenv.NewMachine(t, hostSuite, p.dir)
-	m.Run(t, "dpkg", "-i", p.deb("luksgate"))
+	m := testenv.NewMachine(t, disttest.HostSuite, d.Dir)
+	m.Run(t, "dpkg", "-i", d.Deb("luksgate"))
 	m.Run(t, "apparmor_parser", "--skip-kernel-load", "--skip-cache", "--debug", "/etc/apparmor.d/luksgate")
 }

@@ -5,41 +5,31 @@ package package_test
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/luksgate/luksgate/deploy/disttest"
 	"github.com/luksgate/luksgate/deploy/testenv"
 )
 
-const sharedURI = "nbd+unix:///disk?socket=/run/luksgate/nbd.sock"
-
-// configure has the daemon export an image at the shared socket.
-func (h *host) configure(m *image) {
-	h.t.Helper()
-	h.cephUser()
-	h.Write(h.t, "/etc/luksgate/keys/disk", "root:luksgate", "640", m.key)
-	b, err := os.ReadFile(h.Path("/etc/luksgate/luksgate.conf"))
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	conf := strings.Replace(string(b), "user: luksgate\n", "user: "+cephUser+"\n", 1)
-	conf = strings.Replace(conf, "exports: []\n", "exports:\n  - name: disk\n    image: rbd:"+m.spec+"\n    key:\n      file: /etc/luksgate/keys/disk\n", 1)
-	h.Write(h.t, "/etc/luksgate/luksgate.conf", "root:luksgate", "640", []byte(conf))
-	h.Run(h.t, "luksgate", "config", "check")
-	h.Run(h.t, "systemctl", "reload", "luksgate")
+// A host is what disttest has booted, with what only tests of packages do to it.
+type host struct {
+	*disttest.Host
+	t *testing.T
 }
+
+var sharedURI = disttest.URI("disk")
 
 // TestPackages installs the package on a booted Debian 11, serves an image of a real cluster to its qemu 5.2, upgrades below
 // a running guest, changes to the package with a librbd of its own and back, and purges.
 func TestPackages(t *testing.T) {
-	p := dist(t)
-	m := newImage(t, 64)
-	h := newHost(t, hostSuite, p)
+	d := disttest.Find(t)
+	m := disttest.NewImage(t, 64)
+	h := &host{disttest.NewHost(t, disttest.HostSuite, d), t}
 	before := h.files()
 
-	h.install(p.deb("luksgate"))
+	h.Install(d.Deb("luksgate"))
 	for _, unit := range []string{"luksgate.service", "luksgate.socket"} {
 		h.Run(t, "systemctl", "is-active", unit)
 		h.Run(t, "systemctl", "is-enabled", unit)
@@ -47,28 +37,28 @@ func TestPackages(t *testing.T) {
 	if r := h.Try(t, "systemd-analyze", "--man=no", "verify", "luksgate.service", "luksgate.socket", "luksgate@x.service"); r.ExitCode != 0 || strings.Contains(r.Stderr, "luksgate") {
 		t.Errorf("%s", r)
 	}
-	h.configure(m)
-	if v := h.Run(t, "luksgate", "version"); !strings.Contains(squash(p.version), squash(strings.Fields(v)[1])) || !strings.Contains(v, "librbd   1.12") {
-		t.Errorf("version of %s: %s", p.version, v)
+	h.Configure(map[string]*disttest.Image{"disk": m})
+	if v := h.Run(t, "luksgate", "version"); !strings.Contains(squash(d.Version), squash(strings.Fields(v)[1])) || !strings.Contains(v, "librbd   1.12") {
+		t.Errorf("version of %s: %s", d.Version, v)
 	}
 
 	t.Log("known bytes, both ways")
-	h.io(sharedURI, "write -P 165 1M 1M", "write -P 77 2M 64k", "flush", "read -P 165 1M 1M")
-	m.io(t, "read -P 165 1M 1M", "read -P 77 2M 64k", "write -P 90 5M 100k", "flush")
-	h.io(sharedURI, "read -P 90 5M 100k", "read -P 0 8M 64k")
+	h.IO(sharedURI, "write -P 165 1M 1M", "write -P 77 2M 64k", "flush", "read -P 165 1M 1M")
+	m.IO(t, "read -P 165 1M 1M", "read -P 77 2M 64k", "write -P 90 5M 100k", "flush")
+	h.IO(sharedURI, "read -P 90 5M 100k", "read -P 0 8M 64k")
 
-	if log := h.journal(); strings.Contains(log, "cannot lock") || strings.Contains(log, "level=ERROR") {
+	if log := h.Journal(); strings.Contains(log, "cannot lock") || strings.Contains(log, "level=ERROR") {
 		t.Errorf("the daemon complains:\n%s", log)
 	}
 
-	g := h.newGuest(sharedURI)
-	h.upgrade(p.newer(t, "luksgate"), "")
-	h.upgrade(p.newer(t, "luksgate-bundle"), "18.2")
+	g := h.NewGuest(sharedURI)
+	h.upgrade(newer(t, d, "luksgate"), "")
+	h.upgrade(newer(t, d, "luksgate-bundle"), "18.2")
 	h.Run(t, "dpkg", "--purge", "luksgate") // what is left of it, below the other
-	h.Run(t, "test", "-e", "/etc/luksgate/keys/disk", "-a", "-e", "/etc/luksgate/luksgate.conf", "-a", "-S", "/run/luksgate/nbd.sock")
-	h.io(sharedURI, "read -P 165 1M 1M")
-	g.finish()
-	m.io(t, "read -P 165 1M 1M", "read -P 90 5M 100k")
+	h.Run(t, "test", "-e", "/etc/luksgate/keys/disk.0", "-a", "-e", "/etc/luksgate/luksgate.conf", "-a", "-S", "/run/luksgate/nbd.sock")
+	h.IO(sharedURI, "read -P 165 1M 1M")
+	g.Finish()
+	m.IO(t, "read -P 165 1M 1M", "read -P 90 5M 100k")
 
 	h.purge(before)
 }
@@ -79,11 +69,11 @@ func squash(version string) string {
 }
 
 // newer packs a package again with a greater version.
-func (p packages) newer(t *testing.T, name string) string {
+func newer(t *testing.T, d disttest.Dist, name string) string {
 	t.Helper()
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root")
-	testenv.Run(t, "dpkg-deb", "--raw-extract", p.deb(name), root)
+	testenv.Run(t, "dpkg-deb", "--raw-extract", d.Deb(name), root)
 	testenv.Run(t, "sed", "-i", "s/^Version: .*/&+newer/", filepath.Join(root, "DEBIAN/control"))
 	deb := filepath.Join(dir, "newer.deb")
 	testenv.Run(t, "dpkg-deb", "--root-owner-group", "-Zxz", "-z0", "--build", root, deb)
@@ -94,17 +84,12 @@ func (p packages) newer(t *testing.T, name string) string {
 // does not notice, and systemd knows it.
 func (h *host) upgrade(deb, librbd string) {
 	h.t.Helper()
-	b, err := os.ReadFile(deb)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	inside := filepath.Join(h.Dir, "new.deb")
-	testenv.WriteFile(h.t, inside, b)
-	old := h.property("MainPID")
-	said := h.install(inside)
-	pid := h.property("MainPID")
-	if pid == old || h.property("NRestarts") != "0" || h.property("ActiveState") != "active" || !strings.Contains(said, "process "+pid+" serves 1 connections") {
-		h.t.Fatalf("process %s was not succeeded by %s:\n%s\n%s", old, pid, said, h.journal())
+	inside := h.CopyIn(deb)
+	old := h.Property("MainPID")
+	said := h.Install(inside)
+	pid := h.Property("MainPID")
+	if pid == old || h.Property("NRestarts") != "0" || h.Property("ActiveState") != "active" || !strings.Contains(said, "process "+pid+" serves 1 connections") {
+		h.t.Fatalf("process %s was not succeeded by %s:\n%s\n%s", old, pid, said, h.Journal())
 	}
 	program := strings.TrimSpace(h.Run(h.t, "readlink", "/proc/"+pid+"/exe"))
 	if program != "/usr/bin/luksgate" {

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package package_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/luksgate/luksgate/deploy/disttest"
+	"github.com/luksgate/luksgate/deploy/testenv"
+)
+
+// TestReproducible builds everything once more, of a clone elsewhere, with nothing that the first build left, in another
+// time zone and by another umask: the bytes must be the same.
+func TestReproducible(t *testing.T) {
+	d := disttest.Find(t)
+	dir := t.TempDir()
+	clone := filepath.Join(dir, "somewhere", "else")
+	testenv.Run(t, "git", "clone", "--quiet", "file://"+testenv.Root(t), clone)
+	cmd := exec.Command("sh", "-c", `umask 077 && exec "$0" "$@"`, filepath.Join(clone, "deploy/package/build"), "--out", filepath.Join(dir, "out"))
+	cmd.Env = append(os.Environ(), "TZ=Asia/Tokyo", "LC_ALL=C", "LUKSGATE_DIST_GOCACHE=")
+	p := testenv.StartCmd(t, cmd)
+	// Two minutes are usual.
+	for end := time.Now().Add(15 * time.Minute); p.Running(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the second build does not end")
+		}
+	}
+	if code := p.Wait(); code != 0 {
+		t.Fatalf("the second build has failed:\n%s", p.Output())
+	}
+	again, err := os.ReadFile(filepath.Join(dir, "out", "SHA256SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.ReadFile(filepath.Join(d.Dir, "SHA256SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(first) != string(again) {
+		t.Errorf("the same commit gave other bytes (or %s is of another commit)\nfirst\n%s\nthen\n%s", d.Dir, first, again)
+	}
+}

@@ -10,9 +10,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksgate/luksgate/deploy/disttest"
 	"github.com/luksgate/luksgate/deploy/testenv"
@@ -72,8 +74,8 @@ func newFleet(t *testing.T) *fleet {
 	testenv.WriteFile(t, filepath.Join(f.dir, "hosts"), []byte(fmt.Sprintf(
 		"[compute]\nhost1 ansible_connection=community.general.chroot ansible_host=%s ansible_chroot_exe=%s ansible_python_interpreter=/usr/bin/python3\n",
 		f.Path("/"), path)))
-	testenv.WriteFile(t, filepath.Join(f.dir, "ansible.cfg"), []byte("[defaults]\nroles_path = "+role+"\nnocows = true\n"))
-	testenv.WriteFile(t, filepath.Join(f.dir, "play.yml"), []byte("- hosts: compute\n  roles:\n    - luksgate\n"))
+	testenv.WriteFile(t, filepath.Join(f.dir, "ansible.cfg"), []byte("[defaults]\nroles_path = "+role+"\nnocows = true\npipelining = true\n"))
+	testenv.WriteFile(t, filepath.Join(f.dir, "play.yml"), []byte("- hosts: compute\n  gather_facts: true\n  gather_subset: [\"!all\", apparmor, distribution]\n  roles:\n    - luksgate\n"))
 	keyring := string(disttest.Keyring(t))
 	f.variables = map[string]any{
 		"luksgate_deb":          d.Deb("luksgate"),
@@ -112,7 +114,8 @@ func (f *fleet) try() testenv.Result {
 	cmd := exec.Command(testenv.Tool(f.t, "ansible-playbook"), "-vv", "--diff", "-i", "hosts", "-e", "@"+variables, "play.yml")
 	cmd.Dir = f.dir
 	cmd.Env = append(os.Environ(), "ANSIBLE_CONFIG="+filepath.Join(f.dir, "ansible.cfg"), "ANSIBLE_NOCOLOR=1", "LC_ALL=C.UTF-8")
-	r := testenv.RunCmd(f.t, cmd)
+	// Half a minute is usual.
+	r := testenv.RunWithin(f.t, 10*time.Minute, cmd)
 	for _, secret := range f.secrets {
 		if strings.Contains(r.Stdout+r.Stderr, secret) {
 			f.t.Errorf("the play's output has a secret in it, %q", secret)
@@ -195,8 +198,13 @@ func TestRole(t *testing.T) {
 		f.variables["luksgate_service_groups"] = []string{"adm"}
 		f.apply()
 		f.again()
-		if groups := f.Run(t, "grep", "^Groups:", "/proc/"+f.Property("MainPID")+"/status"); len(strings.Fields(groups)) < 3 {
-			t.Errorf("the daemon is not in its groups: %s", groups)
+		if n := f.groups(); n != 2 {
+			t.Errorf("the daemon has %d further groups, want kvm and adm", n)
+		}
+		f.variables["luksgate_service_groups"] = []string{}
+		f.apply()
+		if n := f.groups(); n != 1 {
+			t.Errorf("the daemon has %d further groups, want kvm alone", n)
 		}
 	})
 	t.Run("bundle", func(t *testing.T) {
@@ -210,6 +218,14 @@ func TestRole(t *testing.T) {
 	g.Finish()
 	one.IO(t, "read -P 77 2M 64k")
 	two.IO(t, "read -P 90 1M 64k")
+}
+
+// groups counts the daemon's groups besides its own.
+func (f *fleet) groups() int {
+	f.t.Helper()
+	line := strings.Fields(f.Run(f.t, "grep", "^Groups:", "/proc/"+f.Property("MainPID")+"/status"))
+	own := strings.TrimSpace(f.Run(f.t, "id", "-g", "luksgate"))
+	return len(slices.DeleteFunc(line[1:], func(group string) bool { return group == own }))
 }
 
 // mistake has the role refuse a configuration that the program does not understand: nothing changes.

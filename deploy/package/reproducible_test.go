@@ -22,15 +22,9 @@ func TestReproducible(t *testing.T) {
 	testenv.Run(t, "git", "clone", "--quiet", "file://"+testenv.Root(t), clone)
 	cmd := exec.Command("sh", "-c", `umask 077 && exec "$0" "$@"`, filepath.Join(clone, "deploy/package/build"), "--out", filepath.Join(dir, "out"))
 	cmd.Env = append(os.Environ(), "TZ=Asia/Tokyo", "LC_ALL=C", "LUKSGATE_DIST_GOCACHE=")
-	p := testenv.StartCmd(t, cmd)
 	// Two minutes are usual.
-	for end := time.Now().Add(15 * time.Minute); p.Running(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the second build does not end")
-		}
-	}
-	if code := p.Wait(); code != 0 {
-		t.Fatalf("the second build has failed:\n%s", p.Output())
+	if r := testenv.RunWithin(t, 15*time.Minute, cmd); r.ExitCode != 0 {
+		t.Fatalf("the second build has failed:\n%s", r)
 	}
 	again, err := os.ReadFile(filepath.Join(dir, "out", "SHA256SUMS"))
 	if err != nil {

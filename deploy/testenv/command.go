@@ -57,6 +57,12 @@ func Try(tb testing.TB, name string, args ...string) Result {
 // RunCmd is [Try] for a command with an environment, folder or standard input of its own. It sets Stdout and Stderr.
 func RunCmd(tb testing.TB, cmd *exec.Cmd) Result {
 	tb.Helper()
+	return RunWithin(tb, CommandTimeout, cmd)
+}
+
+// RunWithin is [RunCmd] for a command that may take longer than [CommandTimeout].
+func RunWithin(tb testing.TB, timeout time.Duration, cmd *exec.Cmd) Result {
+	tb.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	ownGroup(cmd)
@@ -64,7 +70,7 @@ func RunCmd(tb testing.TB, cmd *exec.Cmd) Result {
 	if err := cmd.Start(); err != nil {
 		tb.Fatalf("cannot start %s: %v", result.Command, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), CommandTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { killGroup(cmd) })
 	defer stop()
@@ -74,7 +80,7 @@ func RunCmd(tb testing.TB, cmd *exec.Cmd) Result {
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		tb.Fatalf("still running after %v, killed:\n%s", CommandTimeout, result)
+		tb.Fatalf("still running after %v, killed:\n%s", timeout, result)
 	case err != nil && !errors.As(err, &exit):
 		tb.Fatalf("%s: %v\n%s", result.Command, err, result)
 	}

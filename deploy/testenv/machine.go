@@ -72,7 +72,8 @@ func (m *Machine) boot(tb testing.TB, cmd *exec.Cmd) {
 	p := StartCmd(tb, cmd)
 	tb.Cleanup(func() { m.powerOff(p) })
 	for deadline := time.Now().Add(bootTimeout); ; time.Sleep(100 * time.Millisecond) {
-		if m.leader == 0 {
+		// nspawn has short-lived children before its init.
+		if _, err := os.Stat(m.Path("/")); m.leader == 0 || err != nil {
 			m.leader = firstChild(p.PID())
 		}
 		if m.leader != 0 {

@@ -138,6 +138,7 @@ func TestHandOver(t *testing.T) {
 	}
 	testenv.Run(t, "qemu-io", "-f", "raw", g.uri, "-c", "write 0 4k")
 	g.waitOutput(t, "another client took the exclusive lock")
+	g.waitOutput(t, "goes back and forth: two clients write")
 	g.stop(t)
 }
 

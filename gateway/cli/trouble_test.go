@@ -53,7 +53,12 @@ func (c *troubled) ceph(args ...string) string {
 
 func (c *troubled) signalOSD(s syscall.Signal) {
 	c.t.Helper()
-	text, err := os.ReadFile(filepath.Join(c.dir, "osd.0.pid"))
+	c.signal("osd.0", s)
+}
+
+func (c *troubled) signal(daemon string, s syscall.Signal) {
+	c.t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.dir, daemon+".pid"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -142,7 +147,36 @@ func TestFlushSurvivesDeath(t *testing.T) {
 	if strings.Contains(out, "erification failed") {
 		t.Errorf("what was flushed is gone: %s", out)
 	}
+	c.loseDaemons(g)
 	g.stop(t)
+}
+
+// loseDaemons has the OSD die and come back below an open export, and the monitor be away: requests wait, or need it not.
+func (c *troubled) loseDaemons(g *gate) {
+	c.t.Helper()
+	c.signalOSD(syscall.SIGKILL)
+	timer := time.AfterFunc(2*time.Second, func() {
+		if r := testenv.Try(c.t, "ceph-osd", "-c", c.conf, "-i", "0"); r.ExitCode != 0 {
+			c.t.Errorf("the OSD does not come back: %s", r)
+		}
+	})
+	defer timer.Stop()
+	start := time.Now()
+	requests := func(pattern int) string {
+		return testenv.Run(c.t, "qemu-io", "-f", "raw", g.uri, "-c", fmt.Sprintf("write -P %d 5M 1M", pattern),
+			"-c", "flush", "-c", fmt.Sprintf("read -P %d 5M 1M", pattern), "-c", "read -P 0x11 0 1M")
+	}
+	if out := requests(0x21); strings.Contains(out, "failed") {
+		c.t.Errorf("an OSD that dies and comes back is an error for the guest: %s", out)
+	}
+	if took := time.Since(start); took < 2*time.Second {
+		c.t.Errorf("it took %v: the OSD was never away", took)
+	}
+	c.signal("mon.a", syscall.SIGSTOP)
+	defer c.signal("mon.a", syscall.SIGCONT)
+	if out := requests(0x22); strings.Contains(out, "failed") {
+		c.t.Errorf("a monitor that is away is an error for the guest: %s", out)
+	}
 }
 
 // TestErasureCodedPool has the data in a pool whose objects librbd cannot read sparsely, and objects with holes in them.
@@ -205,10 +239,27 @@ func TestClusterTrouble(t *testing.T) {
 	}
 	c.ceph("osd", "pool", "set-quota", "rbd", "max_bytes", "0")
 
+	c.timeOut()
 	_, watchers, _ := strings.Cut(c.rbd("status", "rbd/disk"), "watcher=")
 	address, _, _ := strings.Cut(watchers, " ")
 	c.ceph("osd", "blocklist", "add", address)
 	if code := g.Wait(); code != exitUnreachable || !strings.Contains(g.Output(), "blocked this client") {
 		t.Errorf("blocked: exit code %d, want %d\n%s", code, exitUnreachable, g.Output())
 	}
+}
+
+// timeOut pauses the OSD below an export that was told to wait for it no longer than 5 s.
+func (c *troubled) timeOut() {
+	c.t.Helper()
+	c.rbd("create", "--size", "8M", "rbd/timed")
+	g := c.export("rbd:rbd/timed", "--plain", "--ceph-option", "rados_osd_op_timeout=5")
+	testenv.Run(c.t, "qemu-io", "-f", "raw", g.uri, "-c", "write -P 1 0 4k")
+	c.signalOSD(syscall.SIGSTOP)
+	r := testenv.Try(c.t, "qemu-io", "-f", "raw", g.uri, "-c", "write -P 2 0 4k")
+	c.signalOSD(syscall.SIGCONT)
+	if !strings.Contains(r.Stdout+r.Stderr, "Input/output error") {
+		c.t.Errorf("with a timeout set, an OSD that does not answer is no error: %s", r)
+	}
+	testenv.Run(c.t, "qemu-io", "-f", "raw", g.uri, "-c", "write -P 3 0 4k", "-c", "read -P 3 0 4k")
+	g.stop(c.t)
 }

@@ -43,6 +43,7 @@ type monitor struct {
 	owner     bool         // whether the lock was ours when we last looked; under lockMu
 	lastWrite atomic.Int64 // when the last write began, since epoch
 	wrote     atomic.Bool  // a write has succeeded since then, so the lock was ours
+	asking    atomic.Int64 // since when a write waits for the answer whose the lock is, since epoch; 0: none does
 
 	mu    sync.Mutex
 	cause error         // why the image is dead
@@ -143,7 +144,7 @@ func (w *monitor) checkSize() {
 }
 
 func (w *monitor) checkWaiting() {
-	n, oldest := w.m.cluster.queue.waiting(SlowAfter)
+	n, oldest := w.slow()
 	before := w.waiting.Swap(int64(n))
 	w.inFlight.Store(oldest > 0)
 	switch {
@@ -163,9 +164,25 @@ func (w *monitor) beforeWrite() {
 	}
 	now := int64(time.Since(epoch))
 	if now-w.lastWrite.Swap(now) > int64(lockCheckPause) && w.lockMu.TryLock() {
+		w.asking.Store(now)
 		w.checkLockLocked()
+		w.asking.Store(0)
 		w.lockMu.Unlock()
 	}
+}
+
+// slow counts the requests of the connection that have waited longer than SlowAfter, and tells how long the oldest of all
+// has. A write of ours that has not yet come to the queue, because of beforeWrite, is one of them.
+func (w *monitor) slow() (n int, oldest time.Duration) {
+	n, oldest = w.m.cluster.queue.waiting(SlowAfter)
+	if since := w.asking.Load(); since != 0 {
+		took := time.Since(epoch) - time.Duration(since)
+		oldest = max(oldest, took)
+		if took > SlowAfter {
+			n++
+		}
+	}
+	return n, oldest
 }
 
 // afterWrite notes that a write succeeded, as it does only with the lock.
@@ -269,7 +286,7 @@ func (w *monitor) explain(err error) error {
 }
 
 func (w *monitor) stats() Stats {
-	waiting, oldest := w.m.cluster.queue.waiting(SlowAfter)
+	waiting, oldest := w.slow()
 	return Stats{
 		LockTaken: w.taken.Load(), LockLost: w.lost.Load(), Waiting: waiting, Oldest: oldest, Failures: w.m.failures.all(),
 	}

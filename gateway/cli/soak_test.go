@@ -205,7 +205,7 @@ func (k *soak) round(steps int) {
 	k.t.Helper()
 	k.did.rounds++
 	engine := "native"
-	if k.site.librbd(k.layered) && k.r.IntN(3) == 0 {
+	if k.site.librbd(k.layered) && (k.did.resizes == 0 || k.site.librbdWritesResizedClones()) && k.r.IntN(3) == 0 {
 		engine = "librbd"
 	}
 	socket, kill := k.site.serve(k.t, k.args("", engine)...)

@@ -73,29 +73,14 @@ func (s sized) Properties() nbdserver.Properties {
 
 // sizedAsync is the same of a device that can be asked without waiting.
 type sizedAsync struct {
-	starter
+	nbdserver.AsyncDevice
 	sized
-}
-
-// A starter is what an AsyncDevice has more than a Device.
-type starter interface {
-	StartRead(p []byte, offsetBytes int64, done nbdserver.Completion) bool
-	StartWrite(p []byte, offsetBytes int64, done nbdserver.Completion) bool
 }
 
 // sizedPlain is the same of a device that may also lend its memory.
 type sizedPlain struct {
 	sizedAsync
-	lender
-}
-
-// A lender is what a nbdserver.Lender has more than a Device.
-type lender interface {
-	Lend(offsetBytes, lengthBytes int64) []byte
-	TakeBack(offsetBytes int64)
-	Spare(offsetBytes, lengthBytes int64, dst [][]byte) [][]byte
-	Adopt(offsetBytes int64, pieces [][]byte, fua bool) error
-	GiveUp(pieces [][]byte)
+	nbdserver.Lender
 }
 
 // SizeBytes implements nbdserver.Device.

@@ -19,10 +19,8 @@ import (
 //
 // So the device's goroutine never waits for a client, and no goroutine is woken for a request.
 
-// An AsyncDevice can also be asked without waiting for the answer.
+// An AsyncDevice is what a Device has besides that can be asked without waiting for the answer.
 type AsyncDevice interface {
-	Device
-
 	// StartRead begins to fill p with the bytes at offsetBytes and returns true. p, which is not empty and lies outside
 	// the Go heap or is pinned by the device, is borrowed until done.Done is called, once, from any goroutine, perhaps
 	// before StartRead returns. False means that nothing was begun and ReadAt must do it. It may wait for the device to

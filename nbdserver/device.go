@@ -50,11 +50,10 @@ type Device interface {
 	Close() error
 }
 
-// A Lender is a Device in memory that lets the server send from there and receive into it, without a copy between. It is
-// asked only where Properties.Immediate is set, and may always have nothing to lend; then ReadAt and WriteAt do it.
+// A Lender is what a Device in memory has besides, to let the server send from there and receive into it without a copy
+// between. It is asked only where Properties.Immediate is set, and may always have nothing to lend; then ReadAt and WriteAt
+// do it.
 type Lender interface {
-	Device
-
 	// Lend returns the device's own memory of the first bytes of a range that is not empty, or nil. Nothing changes these
 	// bytes until the server, soon and without waiting for anybody, calls TakeBack with the same offset. The server does
 	// not write to them, and borrows one piece at a time.

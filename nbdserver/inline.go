@@ -57,10 +57,15 @@ func (c *conn) wrote(q *wire.Request, arrive, start time.Time, err error) error 
 	errno := errnoOf(err, false)
 	c.account(q, arrive, start, errno)
 	if err != nil {
-		c.logError(q, err, errno)
-		return c.replyError(q, errno, errnoText(errno))
+		return c.replyFailed(q, err, errno)
 	}
 	return c.replyDone(q)
+}
+
+// replyFailed answers a request that the device did not fulfil, after the log has the reason.
+func (c *conn) replyFailed(q *wire.Request, err error, errno uint32) error {
+	c.logError(q, err, errno)
+	return c.replyError(q, errno, errnoText(errno))
 }
 
 // inlineRead executes a read whose reply fits the arena.
@@ -96,8 +101,7 @@ func (c *conn) inlineSimple(q *wire.Request) error {
 	errno := errnoOf(err, false)
 	c.account(q, start, start, errno)
 	if err != nil {
-		c.logError(q, err, errno)
-		return c.replyError(q, errno, errnoText(errno))
+		return c.replyFailed(q, err, errno)
 	}
 	c.reader.used += wire.PutSimpleReply(space, 0, q.Cookie) + n
 	return nil
@@ -212,12 +216,12 @@ func (c *conn) startBulk(q *wire.Request) error {
 func (c *conn) bulkPiece() error {
 	r := c.reader.bulk.pop()
 	n := min(int(r.LengthBytes)-r.done, pieceBytes)
-	offset := r.OffsetBytes + uint64(r.done)
-	sent, err := c.lendChunk(&r.Request, r.arrive, offset, n, r.done+n == int(r.LengthBytes))
+	offset, last := r.OffsetBytes+uint64(r.done), r.done+n == int(r.LengthBytes)
+	sent, err := c.lendChunk(&r.Request, r.arrive, offset, n, last)
 	failed := false
 	if sent == 0 && err == nil {
 		sent = n
-		failed, err = c.readChunk(&r.Request, r.arrive, offset, n, r.done+n == int(r.LengthBytes))
+		failed, err = c.readChunk(&r.Request, r.arrive, offset, n, last)
 	}
 	if r.done += sent; failed || err != nil || r.done == int(r.LengthBytes) {
 		c.free(r)
@@ -246,8 +250,7 @@ func (c *conn) readChunk(q *wire.Request, arrive time.Time, offset uint64, n int
 		c.account(q, arrive, start, errno)
 	}
 	if err != nil {
-		c.logError(q, err, errno)
-		return true, c.replyError(q, errno, errnoText(errno))
+		return true, c.replyFailed(q, err, errno)
 	}
 	if isZero(data) {
 		c.reader.used += wire.PutHoleChunk(space, c.extended, doneFlag(last), q.Cookie, q.OffsetBytes, offset, n)

@@ -21,7 +21,10 @@ func TestBehind(t *testing.T) {
 	if _, ok := Behind(whole, 512).(nbdserver.AsyncDevice); ok {
 		t.Error("a device that waits became one that does not")
 	}
-	d, ok := Behind(whole.Async(), 512).(nbdserver.AsyncDevice)
+	d, ok := Behind(whole.Async(), 512).(interface {
+		nbdserver.Device
+		nbdserver.AsyncDevice
+	})
 	if !ok || d.SizeBytes() != 1<<20-512 {
 		t.Fatalf("of %d bytes, async %t", d.SizeBytes(), ok)
 	}

@@ -115,10 +115,7 @@ func (c *client) begin() {
 
 func (c *client) submit(op *nbdclient.Op) {
 	r := c.requests.At(c.next.Add(1) - 1)
-	op.Command, op.OffsetBytes = wire.CmdRead, r.OffsetBytes
-	if r.Write {
-		op.Command = wire.CmdWrite
-	}
+	op.Ask(r.Write, r.OffsetBytes)
 	c.conn.Submit(op)
 }
 

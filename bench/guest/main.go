@@ -20,10 +20,10 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 
+	"github.com/luksgate/luksgate/bench/command"
 	"github.com/luksgate/luksgate/bench/guest/measure"
 	"github.com/luksgate/luksgate/bench/scratch"
 	"github.com/luksgate/luksgate/bench/workload"
@@ -48,13 +48,7 @@ func main() {
 	flag.IntVar(&o.plan.Depth, "depth", 16, "requests in flight")
 	flag.BoolVar(&o.verbose, "v", false, "show the guest's console")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, o)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench/guest:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/guest", func(ctx context.Context) error { return run(ctx, o) })
 }
 
 const imageBytes = 64 << 20

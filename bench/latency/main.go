@@ -14,12 +14,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/luksgate/luksgate/bench/command"
 )
 
 // server is where bench/netem puts it.
@@ -44,13 +45,7 @@ func main() {
 	svg := flag.String("svg", "", "file to write the drawing to")
 	flag.Parse()
 	l.rtts = strings.Split(*rtts, ",")
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := l.run(ctx, *svg)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench/latency:", err)
-		os.Exit(1)
-	}
+	command.Main("bench/latency", func(ctx context.Context) error { return l.run(ctx, *svg) })
 }
 
 func (l *lab) run(ctx context.Context, svg string) (err error) {

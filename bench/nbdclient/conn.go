@@ -70,6 +70,14 @@ type Op struct {
 	busy   atomic.Bool // in flight: set by the writer before it sends, cleared by the reader after the reply
 }
 
+// Ask makes the op a write of Data, or a read into it, at an offset.
+func (op *Op) Ask(write bool, offsetBytes int64) {
+	op.Command, op.OffsetBytes = wire.CmdRead, offsetBytes
+	if write {
+		op.Command = wire.CmdWrite
+	}
+}
+
 func newConn(raw net.Conn) *Conn {
 	c := &Conn{
 		raw: raw, in: bufio.NewReaderSize(raw, inBytes),

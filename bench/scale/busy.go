@@ -98,7 +98,7 @@ func (s *scale) report(results []result.Result) {
 		}
 		for _, of := range []func(result.Round) float64{rate, p50, p99, serverCPU} {
 			e, _ := stats.PairedRatio(each(beside, of), each(alone, of))
-			fmt.Fprintf(w, "\t%.2f (%.2f to %.2f)", e.Value, e.Low, e.High)
+			fmt.Fprintf(w, "\t%v", e)
 		}
 		fmt.Fprintln(w)
 	}

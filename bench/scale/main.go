@@ -20,11 +20,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"github.com/luksgate/luksgate/bench/command"
 	"github.com/luksgate/luksgate/bench/serve"
 )
 
@@ -35,7 +34,6 @@ type scale struct {
 	perConnection          int
 	rounds                 int
 	seconds, settle        time.Duration
-	dir                    string
 	images                 *serve.Images
 }
 
@@ -51,25 +49,15 @@ func main() {
 	flag.DurationVar(&s.seconds, "length", time.Second, "length of one")
 	flag.DurationVar(&s.settle, "settle", 10*time.Second, "how long nobody does anything, before memory is looked at and for processor time")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := s.run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "scale: %v\n", err)
-		os.Exit(1)
-	}
+	command.Main("scale", s.run)
 }
 
 func (s *scale) run(ctx context.Context) (err error) {
 	if s.busy > s.exports || s.clients < 1 || s.busy < 1 {
 		return errors.New("expected at least one client of each export, and no more busy clients than exports")
 	}
-	if s.dir, err = os.MkdirTemp("", "lgscale"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
 	// The last ones are those of the daemon with nothing else.
-	if s.images, err = serve.MakeImages(ctx, s.target, s.dir, s.exports+s.busy); err != nil {
+	if s.images, err = serve.MakeImages(ctx, s.target, s.exports+s.busy); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.images.Close()) }()
@@ -91,7 +79,7 @@ func (s *scale) run(ctx context.Context) (err error) {
 
 // start runs a daemon that exports some of the images.
 func (s *scale) start(name string, from, to int) (*serve.Daemon, error) {
-	dir := filepath.Join(s.dir, name)
+	dir := filepath.Join(s.images.Dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}

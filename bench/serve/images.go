@@ -26,20 +26,22 @@ const sectorBytes = 4096
 
 // Images are small LUKS2 images of one passphrase.
 type Images struct {
+	// Dir is a folder for the daemons that export them; it is removed with the images.
+	Dir string
+
 	maker   *scratch.Maker
 	refs    []image.Ref
-	keyFile string
 	release func() // the connection to the cluster, which one image after the other uses
 }
 
-// MakeImages makes n images beside target, file:PATH or rbd:POOL/IMAGE, and the file of their key in dir.
-func MakeImages(ctx context.Context, target, dir string, n int) (*Images, error) {
+// MakeImages makes n images beside target, file:PATH or rbd:POOL/IMAGE.
+func MakeImages(ctx context.Context, target string, n int) (*Images, error) {
 	ref, err := image.ParseRef(target)
 	if err != nil {
 		return nil, err
 	}
 	ceph := rbd.Config{ImagesPerConnection: 2}
-	m := &Images{keyFile: filepath.Join(dir, "key"), release: func() {}}
+	m := &Images{release: func() {}}
 	if ref.Scheme == image.RBD {
 		if _, m.release, err = rbd.Acquire(ceph); err != nil {
 			return nil, err
@@ -53,7 +55,9 @@ func MakeImages(ctx context.Context, target, dir string, n int) (*Images, error)
 		m.release()
 		return nil, err
 	}
-	err = os.WriteFile(m.keyFile, m.maker.Key.Bytes(), 0o600)
+	if m.Dir, err = os.MkdirTemp("", "lgbench"); err == nil {
+		err = os.WriteFile(m.keyFile(), m.maker.Key.Bytes(), 0o600)
+	}
 	for i := 0; i < n && err == nil; i++ {
 		var img *scratch.Image
 		if img, err = m.maker.New(ctx, nil); err == nil {
@@ -66,11 +70,13 @@ func MakeImages(ctx context.Context, target, dir string, n int) (*Images, error)
 	return m, nil
 }
 
-// Close removes the images.
+func (m *Images) keyFile() string { return filepath.Join(m.Dir, "key") }
+
+// Close removes the images and the folder, whose daemons have ended.
 func (m *Images) Close() error {
 	err := m.maker.Close()
 	m.release()
-	return errors.Join(err, os.Remove(m.keyFile))
+	return errors.Join(err, os.RemoveAll(m.Dir))
 }
 
 // Conf is a configuration that exports the images from one number on up to another, with a shared socket.
@@ -78,7 +84,7 @@ func (m *Images) Conf(from, to int) string {
 	var b strings.Builder
 	b.WriteString("listen: [{socket: DIR/nbd}]\nexports:\n")
 	for i := from; i < to; i++ {
-		fmt.Fprintf(&b, "  - {name: %s, image: \"%s\", key: {file: %s}}\n", exportName(i), m.refs[i], m.keyFile)
+		fmt.Fprintf(&b, "  - {name: %s, image: \"%s\", key: {file: %s}}\n", exportName(i), m.refs[i], m.keyFile())
 	}
 	return b.String()
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/luksgate/luksgate/bench/nbdclient"
 	"github.com/luksgate/luksgate/bench/serve"
 	"github.com/luksgate/luksgate/bench/workload"
-	"github.com/luksgate/luksgate/nbdserver/wire"
 )
 
 const blockBytes = 4096
@@ -91,10 +90,7 @@ type client struct {
 func (c *client) submit(op *nbdclient.Op) {
 	r := c.requests.At(c.next)
 	c.next++
-	op.Command, op.OffsetBytes = wire.CmdRead, r.OffsetBytes
-	if r.Write {
-		op.Command = wire.CmdWrite
-	}
+	op.Ask(r.Write, r.OffsetBytes)
 	c.conn.Submit(op)
 }
 

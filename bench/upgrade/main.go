@@ -14,14 +14,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
+	"github.com/luksgate/luksgate/bench/command"
 	"github.com/luksgate/luksgate/bench/serve"
 )
 
@@ -35,7 +34,6 @@ type bench struct {
 	upgrades, depth int
 	lock            string
 	check           bool
-	dir             string
 	images          *serve.Images
 	w               *tabwriter.Writer
 }
@@ -58,21 +56,11 @@ func main() {
 		}
 		b.counts = append(b.counts, n)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := b.run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "upgrade: %v\n", err)
-		os.Exit(1)
-	}
+	command.Main("upgrade", b.run)
 }
 
 func (b *bench) run(ctx context.Context) (err error) {
-	if b.dir, err = os.MkdirTemp("", "lgupgrade"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	if b.images, err = serve.MakeImages(ctx, b.target, b.dir, slices.Max(b.counts)); err != nil {
+	if b.images, err = serve.MakeImages(ctx, b.target, slices.Max(b.counts)); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.images.Close()) }()
@@ -97,7 +85,7 @@ type gaps struct {
 }
 
 func (b *bench) measure(ctx context.Context, n int) (g gaps, err error) {
-	dir, err := os.MkdirTemp(b.dir, "serve")
+	dir, err := os.MkdirTemp(b.images.Dir, "serve")
 	if err != nil {
 		return g, err
 	}

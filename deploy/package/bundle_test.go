@@ -54,9 +54,9 @@ func serveClone(t *testing.T, h *disttest.Host) {
 	clone := golden.NewClone(t, "base")
 	clone.Engine = "librbd"
 	h.Write(t, "/etc/ceph/ceph.client."+disttest.CephUser+".keyring", "root:luksgate", "640", disttest.Keyring(t))
-	h.Write(t, "/root/clone.key", "root:root", "600", clone.Key)
+	h.Write(t, "/srv/clone.key", "root:root", "600", clone.Key)
 	h.Run(t, "luksgate", "format", "rbd:"+clone.Spec, "--type", "luks2", "--kdf", "pbkdf2", "--kdf-iterations", "1000",
-		"--key-file", "/root/clone.key", "--ceph-user", disttest.CephUser, "--yes")
+		"--key-file", "/srv/clone.key", "--ceph-user", disttest.CephUser, "--yes")
 
 	h.Configure(map[string]*disttest.Image{"disk": clone})
 	h.IO(sharedURI, "read -P 165 1M 1M", "read -P 90 8M 64k", "write -P 77 8M 4k", "write -P 78 20M 1M", "flush", "read -P 90 8196k 60k")

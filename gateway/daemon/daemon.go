@@ -168,12 +168,13 @@ func (d *Daemon) start() error {
 	if kept.state != nil {
 		d.adoptExports(kept.state.Added, kept.state.Drained)
 	}
-	var taken *takeover
 	if d.handover != nil {
-		if taken, err = d.takeOver(passed); err != nil {
+		taken, err := d.takeOver(passed)
+		if err != nil {
 			passed.keepNames() // they are the predecessor's, which goes on
 			return err
 		}
+		taken.serve(d) // before all else: these clients wait
 	}
 	serveAdmin, err := d.listenAdmin(passed)
 	if err != nil {
@@ -186,7 +187,6 @@ func (d *Daemon) start() error {
 	}
 	d.tasks.Go(d.retryListeners)
 	serveAdmin()
-	taken.serve(d)
 	d.resume(kept)
 	return nil
 }

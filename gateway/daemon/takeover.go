@@ -200,9 +200,6 @@ func (t *takeover) open(d *Daemon) error {
 
 // serve goes on with the sessions.
 func (t *takeover) serve(d *Daemon) {
-	if t == nil {
-		return
-	}
 	sessions := make([]*nbdserver.Session, len(t.sessions))
 	for i, m := range t.sessions {
 		sessions[i] = m.Session

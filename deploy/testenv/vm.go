@@ -204,13 +204,19 @@ func (c *Console) Say(tb testing.TB, line string) {
 // test.
 func (c *Console) Wait(tb testing.TB, word string, good func(rest string) bool) string {
 	tb.Helper()
+	return c.wait(tb, 0, word, good)
+}
+
+// wait is Wait for a line that is not among the first ones.
+func (c *Console) wait(tb testing.TB, first int, word string, good func(rest string) bool) string {
+	tb.Helper()
 	for deadline := time.Now().Add(CommandTimeout); ; time.Sleep(10 * time.Millisecond) {
-		for _, line := range c.All() {
+		for i, line := range c.All() {
 			if strings.HasPrefix(line, "ERROR") || strings.Contains(line, "panic") {
 				tb.Fatalf("the guest says: %s", line)
 			}
 			rest, ok := strings.CutPrefix(line+" ", word+" ") // and not a longer word
-			if rest = strings.TrimSpace(rest); ok && (good == nil || good(rest)) {
+			if rest = strings.TrimSpace(rest); ok && i >= first && (good == nil || good(rest)) {
 				return rest
 			}
 		}
@@ -218,4 +224,24 @@ func (c *Console) Wait(tb testing.TB, word string, good func(rest string) bool) 
 			tb.Fatalf("the guest never said %s, but\n%s", word, strings.Join(c.All(), "\n"))
 		}
 	}
+}
+
+// moreOps is how many requests of the guest show that its disk works.
+const moreOps = 50
+
+// GoesOn waits until the guest, which says OPS N every now and then, has done requests that it had not done yet: what it
+// had said before the call counts for nothing.
+func (c *Console) GoesOn(tb testing.TB) {
+	tb.Helper()
+	before := -1
+	c.wait(tb, len(c.All()), "OPS", func(rest string) bool {
+		ops, err := strconv.Atoi(rest)
+		if err != nil {
+			return false // half a line, from before the guest came here
+		}
+		if before < 0 {
+			before = ops
+		}
+		return ops > before+moreOps
+	})
 }

@@ -53,7 +53,7 @@ func crash(t *testing.T, system testenv.System, delay string, signal syscall.Sig
 		"-device", "virtio-blk-pci,drive=disk,id=vd,addr=5,rerror=stop,werror=stop")
 	vm.Console().Wait(t, "READY", nil)
 	for range 2 {
-		h.busy(vm)
+		vm.Console().GoesOn(t)
 		d.Signal(signal)
 		d.Wait()
 		if stops {
@@ -68,7 +68,7 @@ func crash(t *testing.T, system testenv.System, delay string, signal syscall.Sig
 		if stops {
 			resume(t, vm)
 		}
-		h.busy(vm) // an ERROR of the guest would end the test
+		vm.Console().GoesOn(t) // an ERROR of the guest would end the test
 	}
 	vm.Console().Say(t, "stop")
 	digest, _, _ := strings.Cut(vm.Console().Wait(t, "DIGEST", nil), " ")

@@ -141,7 +141,7 @@ func (h *virshHop) refused(c *testenv.Console, migrate string) {
 	if err := os.Remove(empty); err != nil {
 		h.t.Fatal(err)
 	}
-	h.goesOn(c)
+	c.GoesOn(h.t)
 }
 
 // roundTrip is the whole page.
@@ -232,17 +232,8 @@ func (h *virshHop) busy(on virtHost, word string) *testenv.Console {
 	h.t.Helper()
 	c := testenv.DialConsole(h.t, on.Dir+guestConsole)
 	c.Wait(h.t, word, nil)
-	h.goesOn(c)
+	c.GoesOn(h.t)
 	return c
-}
-
-// goesOn waits until the guest has done more requests.
-func (h *virshHop) goesOn(c *testenv.Console) {
-	h.t.Helper()
-	for range 2 {
-		seen := len(c.All())
-		c.Wait(h.t, "OPS", func(string) bool { return len(c.All()) > seen+2 })
-	}
 }
 
 // verify compares what the guest remembers with what both sides read, and looks at what the gateway has said.

@@ -44,7 +44,7 @@ exports:
 	vm.Console().Wait(t, "READY", nil)
 	load := startFio(t, d.uri("fio", "fio.sock"))
 	d.wait("fio works", func() bool { return strings.Contains(d.metric("luksgate_connections", "fio"), " 1") })
-	h.busy(vm)
+	vm.Console().GoesOn(t)
 
 	var pauses []time.Duration
 	pid := d.PID()
@@ -60,10 +60,11 @@ exports:
 		t.Logf("pause %v, after %v beside clients", u.Pause.Round(time.Millisecond), u.Prepared.Round(time.Millisecond))
 		pauses = append(pauses, u.Pause)
 		d.waitPID(pid)
-		h.busy(vm)
+		vm.Console().GoesOn(t)
 	}
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) }) // the last one is no child of ours
 	for _, export := range []string{"vm", "fio"} {               // each was handed over, and did not come by itself
+		d.wait(export+" is served", func() bool { return d.requests(export) > 0 })
 		if n := d.metric("luksgate_connections_opened_total", export); !strings.HasSuffix(n, " 1") {
 			t.Errorf("a client came again: %s", n)
 		}

@@ -184,25 +184,43 @@ func ActivationListeners() (map[string][]net.Listener, error) {
 	return ListenersOf(files)
 }
 
-// ListenersOf makes listeners of files, by name, and closes the files.
+// ListenersOf makes listeners of files, by name, and closes the files. On an error everything is closed.
 func ListenersOf(files []*os.File) (map[string][]net.Listener, error) {
 	out := map[string][]net.Listener{}
+	var failed error
 	for _, f := range files {
-		name := f.Name()
-		if on, err := acceptsConnections(f); err != nil || !on {
-			return nil, fmt.Errorf("nbdserver: passed descriptor (%s) is no listening socket (with systemd: Accept=no)", name)
-		}
-		l, err := net.FileListener(f)
+		l, err := listenerOf(f)
 		_ = f.Close()
 		if err != nil {
-			return nil, fmt.Errorf("nbdserver: passed socket (%s): %w", name, err)
+			failed = errors.Join(failed, err)
+			continue
 		}
-		if u, ok := l.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false) // it is not ours
-		}
-		out[name] = append(out[name], l)
+		out[f.Name()] = append(out[f.Name()], l)
 	}
-	return out, nil
+	if failed == nil {
+		return out, nil
+	}
+	for _, list := range out {
+		for _, l := range list {
+			_ = l.Close()
+		}
+	}
+	return nil, failed
+}
+
+// listenerOf makes a listener of a socket, which it leaves open.
+func listenerOf(f *os.File) (net.Listener, error) {
+	if on, err := acceptsConnections(f); err != nil || !on {
+		return nil, fmt.Errorf("nbdserver: passed descriptor (%s) is no listening socket (with systemd: Accept=no)", f.Name())
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("nbdserver: passed socket (%s): %w", f.Name(), err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // it is not ours
+	}
+	return l, nil
 }
 
 func acceptsConnections(f *os.File) (bool, error) {

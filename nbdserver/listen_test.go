@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/luksgate/luksgate/nbdserver"
 	"github.com/luksgate/luksgate/nbdserver/memdevice"
 	"github.com/luksgate/luksgate/nbdserver/wire"
@@ -172,11 +174,18 @@ func TestActivationRefusesWhatDoesNotListen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = f.Close() }()
-	for _, fd := range []int{int(f.Fd()), 1 << 20} {
+	passed, err := unix.Dup(int(f.Fd()))
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range []int{passed, 1 << 20} {
 		if _, err := nbdserver.ActivationFrom(fd, 1, nil); err == nil || !strings.Contains(err.Error(), "no listening socket") {
 			t.Errorf("descriptor %d: %v", fd, err)
 		}
+	}
+	// One that is left open is closed by the garbage collector some time later, when it is somebody else's.
+	if _, err := unix.FcntlInt(uintptr(passed), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+		t.Errorf("descriptor %d is still open (%v)", passed, err)
 	}
 }
 

@@ -128,7 +128,7 @@ func (vm *VM) Status(query string, wanted ...string) string {
 	vm.tb.Helper()
 	var answer struct{ Status string }
 	var raw json.RawMessage
-	for deadline := time.Now().Add(CommandTimeout); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(guestTimeout); ; time.Sleep(20 * time.Millisecond) {
 		raw = vm.Do(query, nil)
 		if err := json.Unmarshal(raw, &answer); err != nil {
 			vm.tb.Fatalf("%s: %v: %s", query, err, raw)
@@ -207,10 +207,14 @@ func (c *Console) Wait(tb testing.TB, word string, good func(rest string) bool) 
 	return c.wait(tb, 0, word, good)
 }
 
+// guestTimeout is how long a guest may be silent. An emulated one on a machine with other work takes a minute for what
+// takes seconds.
+const guestTimeout = 6 * time.Minute
+
 // wait is Wait for a line that is not among the first ones.
 func (c *Console) wait(tb testing.TB, first int, word string, good func(rest string) bool) string {
 	tb.Helper()
-	for deadline := time.Now().Add(CommandTimeout); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(guestTimeout); ; time.Sleep(10 * time.Millisecond) {
 		for i, line := range c.All() {
 			if strings.HasPrefix(line, "ERROR") || strings.Contains(line, "panic") {
 				tb.Fatalf("the guest says: %s", line)

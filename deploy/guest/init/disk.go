@@ -21,7 +21,16 @@ const (
 	blockBytes  = 4096
 	runBlocks   = 64 // the longest request
 	workerCount = 4  // requests in flight
+	patience    = 90 * time.Second
 )
+
+// A request is what a worker waits for; the zero value is none.
+type request struct {
+	what   string
+	block  int
+	blocks int
+	since  time.Time
+}
 
 // A disk and what it must hold. Blocks belong to workers in runs of runBlocks, one after the other.
 type disk struct {
@@ -29,6 +38,7 @@ type disk struct {
 	sizeBytes int64
 	versions  []uint32 // how often each block was written
 	ops       atomic.Int64
+	pending   [workerCount]atomic.Pointer[request]
 }
 
 func openDisk() (*disk, error) {
@@ -85,15 +95,19 @@ func (d *disk) work(worker int, stop chan struct{}) {
 		first := (rng.IntN(stripes)*workerCount + worker) * runBlocks
 		offset := rng.IntN(runBlocks)
 		count := 1 + rng.IntN(runBlocks-offset)
-		var err error
+		r := &request{block: first + offset, blocks: count, since: time.Now()}
+		var do func() error
 		switch rng.IntN(8) {
 		case 0:
-			err = d.f.Sync()
+			r.what, do = "flush", d.f.Sync
 		case 1, 2, 3:
-			err = d.check(buf, want, first+offset, count)
+			r.what, do = "read", func() error { return d.check(buf, want, r.block, r.blocks) }
 		default:
-			err = d.write(buf, first+offset, count)
+			r.what, do = "write", func() error { return d.write(buf, r.block, r.blocks) }
 		}
+		d.pending[worker].Store(r)
+		err := do()
+		d.pending[worker].Store(nil)
 		if err != nil {
 			fmt.Println("ERROR", err)
 			return
@@ -153,6 +167,19 @@ func (d *disk) explain(got, want []byte, block int) error {
 		return fmt.Errorf("%w; read again it is the same", err)
 	}
 	return fmt.Errorf("%w; read again there is %x", err, again[at:at+16])
+}
+
+// watch tells of requests that nobody answers: the other workers would go on without a word.
+func (d *disk) watch() {
+	for {
+		time.Sleep(time.Second)
+		for worker := range d.pending {
+			if r := d.pending[worker].Load(); r != nil && time.Since(r.since) > patience {
+				fmt.Printf("ERROR no answer to %s of %d blocks at block %d since %v\n", r.what, r.blocks, r.block, time.Since(r.since))
+				return
+			}
+		}
+	}
 }
 
 // report tells now and then how far the work is.

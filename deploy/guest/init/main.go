@@ -47,6 +47,7 @@ func run() error {
 		workers.Go(func() { d.work(w, stop) })
 	}
 	workers.Go(func() { d.report(stop) })
+	go d.watch()
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		switch strings.TrimSpace(lines.Text()) {

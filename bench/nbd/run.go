@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -88,17 +87,19 @@ func measure(ctx context.Context, o *options, title string, w workload, list []*
 	return report(w, title, list, results), nil
 }
 
+// fioTime is how long fio may take besides the time that it measures.
+const fioTime = 30 * time.Second
+
 // fio runs one workload against one server.
 func (c *contestant) fio(ctx context.Context, w workload, runtime time.Duration) (sample, error) {
 	before, err := proc.CPU(c.cmd.Process.Pid)
 	if err != nil {
 		return sample{}, err
 	}
-	cmd := exec.CommandContext(ctx, "fio", "--name=x", "--ioengine=nbd", "--uri="+c.uri(), "--rw="+w.rw, "--bs="+w.block,
+	out, err := output(ctx, runtime+fioTime, "fio", "--name=x", "--ioengine=nbd", "--uri="+c.uri(), "--rw="+w.rw, "--bs="+w.block,
 		fmt.Sprintf("--iodepth=%d", w.depth), "--size="+size, "--time_based", "--randrepeat=0",
 		fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()), "--lat_percentiles=1", "--clat_percentiles=0",
 		fmt.Sprintf("--numjobs=%d", max(w.clients, 1)), "--group_reporting", "--output-format=json")
-	out, err := cmd.Output()
 	if err != nil {
 		return sample{}, fmt.Errorf("fio: %w\n%s", err, out)
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -135,7 +136,7 @@ func (l *lab) startOne(ctx context.Context, g *group, s server) (*contestant, er
 	if err := c.ready(ctx); err != nil || s.name == ceiling {
 		return c, err
 	}
-	out, err := exec.CommandContext(ctx, "nbdcopy", "--requests=4", l.pattern, c.uri()).CombinedOutput()
+	out, err := output(ctx, fillTime, "nbdcopy", "--requests=4", l.pattern, c.uri())
 	if err != nil {
 		return c, fmt.Errorf("fill %s: %w\n%s", c.name, err, out)
 	}
@@ -166,6 +167,27 @@ func (l *lab) makeImage(ctx context.Context, kind imageKind, path string) error 
 		return fmt.Errorf("format %s: %w\n%s", path, err, out)
 	}
 	return nil
+}
+
+// fillTime is how long a server may take for the pattern, on a busy machine too.
+const fillTime = time.Minute
+
+// output runs a client, which would wait for ever for a server that does not answer, and returns what it printed, with
+// an error its complaints too.
+func output(ctx context.Context, limit time.Duration, argv ...string) ([]byte, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd := exec.CommandContext(bounded, argv[0], argv[1:]...)
+	cmd.WaitDelay = time.Second // fio's jobs are processes of their own
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		out = append(out, exit.Stderr...)
+	}
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("not done after %v", limit)
+	}
+	return out, err
 }
 
 // ready waits for the socket.

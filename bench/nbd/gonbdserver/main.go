@@ -28,6 +28,9 @@ func main() {
 		if err != nil {
 			return
 		}
-		go func() { _ = server.Handle(conn, exports, nil) }()
+		go func() {
+			_ = server.Handle(conn, exports, nil)
+			_ = conn.Close() // Handle does not, and clients wait for it after a disconnect
+		}()
 	}
 }

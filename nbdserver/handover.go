@@ -102,7 +102,7 @@ func (s *Server) cutNegotiations() {
 	defer s.mu.Unlock()
 	for raw, c := range s.conns {
 		if c == nil {
-			_ = raw.Close()
+			s.cutLocked(raw)
 		}
 	}
 }

@@ -35,7 +35,8 @@ type Server struct {
 	detaching bool
 	detached  []*Session
 	listeners map[net.Listener]struct{}
-	conns     map[net.Conn]*conn // nil while negotiating
+	conns     map[net.Conn]*conn              // nil while negotiating
+	cuts      map[net.Conn]context.CancelFunc // of those that negotiate: ends the wait for an export too
 	perExport map[string]int
 	active    sync.WaitGroup
 }
@@ -62,6 +63,7 @@ func New(o Options) *Server {
 		workers:   newWorkers(),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[net.Conn]*conn{},
+		cuts:      map[net.Conn]context.CancelFunc{},
 		perExport: map[string]int{},
 	}
 	s.polling.start(limits.Poll)
@@ -144,6 +146,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, e Endpoint) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
+	s.negotiates(c, cancel)
 	keep := false
 	defer func() {
 		if !keep {
@@ -168,6 +171,7 @@ func (s *Server) transmit(raw net.Conn, t *conn) bool {
 	start := time.Now()
 	s.mu.Lock()
 	s.conns[raw] = t
+	delete(s.cuts, raw)
 	closing, detaching := s.closing, s.detaching
 	s.mu.Unlock()
 	if closing {
@@ -234,7 +238,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	for raw, c := range s.conns {
 		if c == nil {
-			_ = raw.Close()
+			s.cutLocked(raw)
 		} else {
 			c.drain()
 		}
@@ -333,8 +337,27 @@ func (s *Server) addConn(c net.Conn) error {
 func (s *Server) removeConn(c net.Conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
+	delete(s.cuts, c)
 	s.mu.Unlock()
 	s.active.Done()
+}
+
+// negotiates notes how a connection that negotiates is cut; a server that closes does so at once.
+func (s *Server) negotiates(c net.Conn, cut context.CancelFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cuts[c] = cut
+	if s.closing {
+		cut()
+	}
+}
+
+// cutLocked cuts a connection that negotiates. It may wait for an export to be opened, where closing it is not enough.
+func (s *Server) cutLocked(c net.Conn) {
+	_ = c.Close()
+	if cut := s.cuts[c]; cut != nil {
+		cut()
+	}
 }
 
 // claim takes one of an export's connections.

@@ -253,13 +253,7 @@ func (d *Daemon) add(text []byte) (*export, int, error) {
 		}
 		return e, http.StatusOK, nil
 	}
-	e := d.export(name)
-	if e == nil {
-		e = newExport(d, c, originAPI)
-		d.insert(e)
-	} else {
-		e.update(c, originAPI) // it was being removed
-	}
+	e, _, _ := d.put(c, originAPI) // it may be there still, being removed
 	problems := d.syncListeners(nil)
 	d.mu.Lock()
 	listens := c.Socket == "" || d.listeners["unix:"+c.Socket] != nil

@@ -234,9 +234,7 @@ func (d *Daemon) missing() []string {
 // not keep the others from being served.
 func (d *Daemon) becomeReady() {
 	for _, e := range d.all() {
-		if e.current().Open == config.OpenAtStart {
-			d.tasks.Go(func() { e.keepOpen(d.ctx) })
-		}
+		e.keepUp()
 	}
 	d.mu.Lock()
 	d.ready = true

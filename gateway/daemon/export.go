@@ -38,22 +38,25 @@ type export struct {
 	log    *slog.Logger
 	stats  *metrics.Export
 	tap    trace.Tap
+	hurry  chan struct{} // has keepOpen try again at once
 
 	mu        sync.Mutex
 	cfg       config.Export
 	policy    *access.Policy // of cfg
 	policyErr error          // why there is none: then nobody may open it
 	origin    string
-	opening   chan struct{} // closed when the attempt under way has ended; nil if there is none
-	closing   chan struct{} // closed when the image is closed; nil if it is not being closed
-	image     *openImage    // nil unless open
-	standby   *openImage    // opened beside the predecessor, which uses it still; not to be used yet
-	users     int           // clients, and others that need the image open
-	grace     *time.Timer   // runs while the image is open and unused
-	drained   bool          // takes no new clients
-	removed   bool          // drained for good
-	ended     bool          // the daemon stops
-	failure   error         // of the last attempt to open it
+	opening   chan struct{}      // closed when the attempt under way has ended; nil if there is none
+	giveUp    context.CancelFunc // ends the last attempt
+	closing   chan struct{}      // closed when the image is closed; nil if it is not being closed
+	image     *openImage         // nil unless open
+	standby   *openImage         // opened beside the predecessor, which uses it still; not to be used yet
+	users     int                // clients, and others that need the image open
+	grace     *time.Timer        // runs while the image is open and unused
+	drained   bool               // takes no new clients
+	removed   bool               // drained for good
+	ended     bool               // the daemon stops
+	keeping   bool               // a goroutine tries to open it (keepOpen)
+	failure   error              // of the last attempt to open it
 	since     time.Time
 }
 
@@ -70,7 +73,7 @@ type openImage struct {
 func newExport(d *Daemon, cfg config.Export, origin string) *export {
 	e := &export{
 		daemon: d, name: cfg.Name, origin: origin, since: time.Now(),
-		log: d.log.With("export", cfg.Name), stats: d.metrics.Export(cfg.Name),
+		log: d.log.With("export", cfg.Name), stats: d.metrics.Export(cfg.Name), hurry: make(chan struct{}, 1),
 	}
 	e.setLocked(cfg)
 	return e
@@ -103,14 +106,15 @@ func (e *export) get(ctx context.Context, anyway bool) (nbdserver.Device, error)
 		case e.ended || e.drained && !anyway:
 			e.mu.Unlock()
 			return nil, errDraining
-		case e.image != nil && e.closing == nil && e.image.export.Err() == nil:
-			dev := e.useLocked()
+		case e.image != nil && e.closing == nil && e.users == 0 && e.image.cfg.Image != e.cfg.Image:
+			img := e.image
 			e.mu.Unlock()
-			return dev, nil
-		case e.image != nil && e.closing == nil: // its clients are on their way out
-			err := e.image.export.Err()
+			e.closeLogged(img)
+			continue
+		case e.image != nil && e.closing == nil:
+			dev, err := e.useLocked(anyway)
 			e.mu.Unlock()
-			return nil, err
+			return dev, err
 		}
 		wait := e.closing
 		if wait == nil {
@@ -137,14 +141,22 @@ func (e *export) get(ctx context.Context, anyway bool) (nbdserver.Device, error)
 	}
 }
 
-// useLocked counts one user more and returns the device that counts it out.
-func (e *export) useLocked() nbdserver.Device {
+// useLocked counts one user more of the open image and returns the device that counts it out. Nobody new gets another
+// image than the configuration names now: what clients of the same export write would be in two places.
+func (e *export) useLocked(anyway bool) (nbdserver.Device, error) {
+	if err := e.image.export.Err(); err != nil { // its clients are on their way out
+		return nil, err
+	}
+	if old := e.image.cfg.Image; old != e.cfg.Image && !anyway {
+		return nil, fmt.Errorf("daemon: export %s is %s now, but has clients that use %s still: it can be opened when they have left",
+			e.name, e.cfg.Image, old)
+	}
 	e.users++
 	if e.grace != nil {
 		e.grace.Stop()
 		e.grace = nil
 	}
-	return e.track(e.image.export.Device())
+	return e.track(e.image.export.Device()), nil
 }
 
 // release counts a user out. The last one starts the time of grace.
@@ -171,17 +183,19 @@ func (e *export) idleLocked() {
 	if e.grace != nil {
 		e.grace.Stop()
 	}
-	e.grace = time.AfterFunc(delay, func() {
-		if err := e.closeIdle(img); err != nil {
-			e.log.Error("cannot close the image in order", "error", err)
-		}
-	})
+	e.grace = time.AfterFunc(delay, func() { e.closeLogged(img) })
+}
+
+func (e *export) closeLogged(img *openImage) {
+	if err := e.closeIdle(img); err != nil {
+		e.log.Error("cannot close the image in order", "error", err)
+	}
 }
 
 // closeIdle closes img unless somebody uses it again.
 func (e *export) closeIdle(img *openImage) error {
 	e.mu.Lock()
-	if e.image != img || e.users > 0 || e.closing != nil {
+	if e.image != img || e.users > 0 || e.closing != nil || e.ended { // shut closes it where the daemon ends
 		e.mu.Unlock()
 		return nil
 	}
@@ -191,15 +205,12 @@ func (e *export) closeIdle(img *openImage) error {
 	err := img.close()
 	e.mu.Lock()
 	e.image, e.closing, e.since = nil, nil, time.Now()
-	reopen := e.cfg.Open == config.OpenAtStart && !e.removed && !e.drained && !e.ended
+	e.keepUpLocked()
 	e.mu.Unlock()
 	close(done)
 	e.stats.Closed()
 	e.log.Info("image closed")
 	e.daemon.drop(e)
-	if reopen {
-		e.daemon.tasks.Go(func() { e.keepOpen(e.daemon.ctx) })
-	}
 	return err
 }
 
@@ -208,8 +219,11 @@ func (e *export) startOpenLocked() chan struct{} {
 	done := make(chan struct{})
 	e.opening, e.failure, e.since = done, nil, time.Now()
 	cfg := e.cfg
+	ctx, cancel := context.WithCancel(e.daemon.ctx)
+	e.giveUp = cancel
 	e.daemon.tasks.Go(func() {
-		img, err := e.open(cfg, false)
+		defer cancel()
+		img, err := e.open(ctx, cfg, false)
 		if err == nil {
 			e.begin(img)
 		}
@@ -227,8 +241,8 @@ func (e *export) startOpenLocked() chan struct{} {
 
 // open opens the image. It runs on its own: a client that loses patience does not end it for others. An image in standby
 // may not be used until it is held.
-func (e *export) open(cfg config.Export, standby bool) (*openImage, error) {
-	ctx, cancel := context.WithTimeout(e.daemon.ctx, time.Duration(cfg.OpenTimeout))
+func (e *export) open(ctx context.Context, cfg config.Export, standby bool) (*openImage, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.OpenTimeout))
 	defer cancel()
 	start := time.Now()
 	gc, err := e.daemon.gatewayConfig(ctx, &cfg, e)
@@ -312,6 +326,9 @@ func (e *export) shut() error {
 	if e.grace != nil {
 		e.grace.Stop()
 	}
+	if e.giveUp != nil {
+		e.giveUp() // a key that does not come is not waited for
+	}
 	waits := []chan struct{}{e.opening, e.closing}
 	e.mu.Unlock()
 	for _, wait := range waits {
@@ -332,31 +349,6 @@ func (e *export) shut() error {
 		e.stats.Closed()
 	}
 	return err
-}
-
-// retry delays of images that are to be open always.
-const (
-	retryFirst = time.Second
-	retryMost  = time.Minute
-)
-
-// keepOpen tries until the image is open, or need not be any more.
-func (e *export) keepOpen(ctx context.Context) {
-	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
-		dev, err := e.acquire(ctx)
-		if err == nil {
-			_ = dev.Close()
-			return
-		}
-		if errors.Is(err, nbdserver.ErrDenied) {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-	}
 }
 
 // state is the export for the API.

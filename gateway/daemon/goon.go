@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/luksgate/luksgate/gateway/config"
 	"github.com/luksgate/luksgate/nbdserver"
 )
 
@@ -19,9 +18,7 @@ func (d *Daemon) goOn(sessions []*nbdserver.Session, atRest bool) {
 		e.mu.Lock()
 		e.ended = false
 		e.mu.Unlock()
-		if e.current().Open == config.OpenAtStart {
-			d.tasks.Go(func() { e.keepOpen(d.ctx) })
-		}
+		e.keepUp()
 	}
 	d.resumeAll(sessions)
 	if !atRest {

@@ -60,12 +60,10 @@ func (d *Daemon) applyExports(cfg *config.File, change *api.Change) {
 	inFile := map[string]bool{}
 	for _, c := range cfg.Exports {
 		inFile[c.Name] = true
-		e := d.export(c.Name)
-		switch {
-		case e == nil:
-			d.insert(newExport(d, c, originFile))
+		switch _, added, changed := d.put(c, originFile); {
+		case added:
 			change.Added = append(change.Added, c.Name)
-		case e.update(c, originFile):
+		case changed:
 			change.Changed = append(change.Changed, c.Name)
 		default:
 			change.Unchanged++
@@ -99,15 +97,22 @@ func restartNeeded(a, b *config.File) []string {
 	return out
 }
 
-// insert makes an export known and opens it if it is to be open.
-func (d *Daemon) insert(e *export) {
+// put makes an export known, or gives the one of that name another configuration, and opens it if it is to be open. Nobody
+// can forget it in between, as drop does.
+func (d *Daemon) put(c config.Export, origin string) (e *export, added, changed bool) {
 	d.mu.Lock()
-	d.exports[e.name] = e
-	ready := d.ready
-	d.mu.Unlock()
-	if ready && e.current().Open == config.OpenAtStart {
-		d.tasks.Go(func() { e.keepOpen(d.ctx) })
+	defer d.mu.Unlock()
+	e = d.exports[c.Name]
+	if added = e == nil; added {
+		e = newExport(d, c, origin)
+		d.exports[c.Name] = e
+	} else {
+		changed = e.update(c, origin)
 	}
+	if d.ready && (added || changed) {
+		e.keepUp()
+	}
+	return e, added, changed
 }
 
 // drop forgets an export that was removed, once its image is closed.
@@ -126,20 +131,16 @@ func (d *Daemon) drop(e *export) {
 // update gives an export a configuration; it tells whether that differs from the one before.
 func (e *export) update(c config.Export, origin string) bool {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	changed := !reflect.DeepEqual(e.cfg, c) || e.removed
 	if e.removed {
 		e.removed, e.drained = false, false
 	}
 	e.setLocked(c)
 	e.origin = origin
-	open := c.Open == config.OpenAtStart && changed
 	if changed {
 		e.failure = nil
 		e.idleLocked() // an idle image closes, to be opened as it is wanted now
-	}
-	e.mu.Unlock()
-	if open && e.daemon.isReady() {
-		e.daemon.tasks.Go(func() { e.keepOpen(e.daemon.ctx) })
 	}
 	return changed
 }
@@ -164,16 +165,12 @@ func (e *export) drain() {
 // resume ends a drain. An export that is being removed stays so.
 func (e *export) resume() error {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.removed {
-		e.mu.Unlock()
 		return fmt.Errorf("daemon: export %s is being removed", e.name)
 	}
 	e.drained = false
-	open := e.cfg.Open == config.OpenAtStart
-	e.mu.Unlock()
-	if open {
-		e.daemon.tasks.Go(func() { e.keepOpen(e.daemon.ctx) })
-	}
+	e.keepUpLocked()
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/luksgate/luksgate/gateway/config"
@@ -41,15 +42,20 @@ func (d *Daemon) takeOver(passed *passedSockets) (*takeover, error) {
 		_ = ch.send(step{Step: stepOpen, Error: err.Error()})
 		return nil, err
 	}
-	if err := ch.send(step{Step: stepOpen}); err != nil {
-		return nil, fmt.Errorf("daemon: predecessor: %w", err)
+	// One that dies now leaves everything to us; one that gives up ends us before it closes its end of the channel.
+	err = ch.send(step{Step: stepOpen})
+	if err == nil {
+		err = ch.expect(stepCommit, time.Now().Add(time.Duration(d.config.Limits.Upgrade)))
 	}
-	// One that dies now leaves everything to us; one that gives up ends us.
-	until := time.Now().Add(time.Duration(d.config.Limits.Upgrade))
-	if err := ch.expect(stepCommit, until); err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && !isDeath(err) {
 		return nil, fmt.Errorf("daemon: predecessor: %w", err)
 	}
 	return t, nil
+}
+
+// isDeath tells that the other end of a channel is closed, which may have had something unread.
+func isDeath(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (d *Daemon) receiveState(ch *channel, s *state, passed *passedSockets) error {
@@ -139,7 +145,7 @@ func (d *Daemon) standBy(told planExport) error {
 		}
 		return nil
 	}
-	img, err := e.open(e.current(), true)
+	img, err := e.open(d.ctx, e.current(), true)
 	if err != nil {
 		return err
 	}

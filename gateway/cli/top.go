@@ -27,8 +27,8 @@ func newTop(s std) *cobra.Command {
 		Use:   "top",
 		Short: "Show what the exports do, as it happens",
 		Long: `Show what the exports do, as it happens: requests and bytes per second, how long half and 99 of 100 requests took at
-most, how many are in flight, and who decrypts. The busiest are on top. A narrow terminal shows fewer columns. q or Ctrl-C
-ends it. Without a terminal the tables come one after the other.`,
+most, how many are in flight, errors since it was started, and who decrypts. The busiest are on top. A narrow terminal shows
+fewer columns. q or Ctrl-C ends it. Without a terminal the tables come one after the other.`,
 		Example: `  luksgate top
   luksgate top --every 5s --rounds 1    # one table over five seconds, for a script`,
 		Args: cobra.NoArgs,
@@ -66,9 +66,9 @@ type topView struct {
 	every  time.Duration
 	rounds int
 
-	tty           *os.File // nil without a terminal
-	colours       bool
-	before, after api.Stats // what is shown
+	tty                  *os.File // nil without a terminal
+	colours              bool
+	first, before, after api.Stats // what is shown
 }
 
 func (v *topView) run(ctx context.Context, c *api.Client) error {
@@ -76,10 +76,11 @@ func (v *topView) run(ctx context.Context, c *api.Client) error {
 	if v.after, err = c.Stats(ctx); err != nil {
 		return err
 	}
-	if tty, live := isTerminal(v.out); live {
+	v.first = v.after
+	if tty, live := isTerminal(v.out); live && os.Getenv("TERM") != "dumb" {
 		v.tty, v.colours = tty, os.Getenv("NO_COLOR") == ""
-		fmt.Fprint(v.out, screenBegin+screenHome+screenRest)
-		defer fmt.Fprint(v.out, screenEnd)
+		fmt.Fprintf(v.out, "%sthe first table comes after %v  (q quits)", screenBegin+screenHome+screenRest, v.every)
+		defer v.leave()
 		defer v.quiet()()
 	}
 	keys, resized := v.keys(), make(chan os.Signal, 1)
@@ -118,20 +119,32 @@ func (v *topView) run(ctx context.Context, c *api.Client) error {
 	return nil
 }
 
+// leave goes back to the screen before, where the last table stays if a number of them was asked for.
+func (v *topView) leave() {
+	fmt.Fprint(v.out, screenEnd)
+	if v.rounds > 0 && !v.before.At.IsZero() {
+		v.tty = nil
+		v.show()
+	}
+}
+
 // show shows what is known now.
 func (v *topView) show() {
 	if v.before.At.IsZero() {
 		return
 	}
+	width, height := 0, 0
+	if tty, ok := isTerminal(v.out); ok {
+		var err error
+		if width, height, err = term.GetSize(int(tty.Fd())); err != nil {
+			width, height = 80, 24
+		}
+	}
 	if v.tty == nil {
-		fmt.Fprintln(v.out, strings.Join(topTable(v.before, v.after, 0, 0), "\n"))
+		fmt.Fprintln(v.out, strings.Join(topTable(v.first, v.before, v.after, width, 0), "\n"))
 		return
 	}
-	width, height, err := term.GetSize(int(v.tty.Fd()))
-	if err != nil {
-		width, height = 80, 24
-	}
-	lines := topTable(v.before, v.after, width, height)
+	lines := topTable(v.first, v.before, v.after, width, height)
 	for i := range lines {
 		lines[i] = v.coloured(i, lines[i]) + lineRest
 	}
@@ -164,6 +177,7 @@ func (v *topView) quiet() (restore func()) {
 	now := *was
 	now.Lflag &^= unix.ICANON | unix.ECHO // ISIG stays: Ctrl-C is a signal
 	now.Cc[unix.VMIN], now.Cc[unix.VTIME] = 1, 0
+	now.Cc[unix.VSUSP] = 0 // Ctrl-Z would leave the shell at the other screen, without a cursor
 	_ = unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, &now)
 	return func() { _ = unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, was) }
 }

@@ -33,19 +33,25 @@ func TestTopTable(t *testing.T) {
 		{Export: "busy", Engine: "native", InFlight: 3, Connections: 2, Ops: map[string]metrics.Op{
 			"read": op(300, 8_000_000), "write": {Requests: 2, Errors: 1, Took: op(2, 0).Took}, "flush": op(9, 0)}},
 	}}
-	lines := topTable(before, now, 0, 0)
+	lines := topTable(before, before, now, 0, 0)
 	if len(lines) != 5 || !strings.HasPrefix(lines[3], "busy") || !strings.HasPrefix(lines[4], "quiet") {
 		t.Fatalf("order:\n%s", strings.Join(lines, "\n"))
 	}
 	if got := strings.Fields(lines[3]); strings.Join(got, " ") != "busy 100 1.0 4.00 0.00 12 µs 12 µs 3 2 !1 native" {
 		t.Errorf("got %q", got)
 	}
-	if got := strings.Fields(lines[4]); got[1] != "0" || got[5] != "-" {
+	if got := strings.Fields(lines[4]); got[1] != "0" || got[5] != "-" || got[len(got)-1] != "-" {
 		t.Errorf("quiet: %q", got)
+	}
+	// An error stays to be seen, until top is started anew.
+	later := now
+	later.At = at.Add(4 * time.Second)
+	if got := topTable(before, now, later, 0, 0); !strings.Contains(strings.Join(got, "\n"), " !1 ") {
+		t.Errorf("two seconds after an error:\n%s", strings.Join(got, "\n"))
 	}
 	// After an upgrade the counters begin at 0 again.
 	now.Since = at.Add(time.Second)
-	if got := strings.Fields(topTable(before, now, 0, 0)[3]); got[1] != "150" {
+	if got := strings.Fields(topTable(before, before, now, 0, 0)[3]); got[1] != "150" {
 		t.Errorf("after an upgrade: %q", got)
 	}
 }
@@ -61,7 +67,7 @@ func TestTopFits(t *testing.T) {
 	}
 	for width := 34; width < 200; width++ {
 		for _, height := range []int{4, 10, 24, 50} {
-			lines := topTable(api.Stats{}, now, width, height)
+			lines := topTable(api.Stats{}, api.Stats{}, now, width, height)
 			if len(lines) != min(height, 43) {
 				t.Fatalf("%d lines at a height of %d", len(lines), height)
 			}
@@ -83,6 +89,32 @@ func TestTopFits(t *testing.T) {
 	}
 }
 
+// TestTopNames has names that are longer than their column: none looks like another, and errors without a column are seen.
+func TestTopNames(t *testing.T) {
+	rows := []topRow{
+		{name: "all"}, {name: "instance-0000004a-disk-1-of-the-database-in-zone-b"}, {name: "short"},
+		{name: "instance-0000004a-disk-2-of-the-database-in-zone-b", errors: 1},
+		{name: "instance-0000004a-disk-3-of-the-database-in-zone-b"}, {name: "instance-0000004b-disk-1-of-the-database-in-zone-b"},
+		{name: "x" + strings.Repeat("é", 40) + "1"}, {name: "x" + strings.Repeat("é", 40) + "2"}, {name: "x" + strings.Repeat("é", 40) + "12"},
+	}
+	for n := 12; n < 60; n++ {
+		names := shortNames(rows, n, false)
+		seen := map[string]bool{}
+		for i, name := range names {
+			if utf8.RuneCountInString(name) > n || seen[name] {
+				t.Errorf("%d characters: %q", n, names)
+			}
+			seen[name] = true
+			if strings.HasPrefix(name, failedMark) != (i == 3) {
+				t.Errorf("%q begins with the mark, or lacks it", name)
+			}
+		}
+	}
+	if got := shortNames(rows, 16, true); got[1] != "insta…isk-1-of-…" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // TestTopAtTerminal leaves the terminal as it was, after q and after a signal.
 func TestTopAtTerminal(t *testing.T) {
 	d := serveDaemon(t, "exports:\n  - {name: a, image: \"mem:4M\", socket: DIR/a.sock}\n")
@@ -100,6 +132,11 @@ func TestTopAtTerminal(t *testing.T) {
 		if after, err := unix.IoctlGetTermios(int(p.keyboard.Fd()), unix.TCGETS); err != nil || after.Lflag&(unix.ICANON|unix.ECHO) != unix.ICANON|unix.ECHO {
 			t.Errorf("the terminal is not as it was: %v, %v", after, err)
 		}
+	}
+	// A number of tables leaves the last one behind, on the screen that stays.
+	p := atTerminal(t, "top", "--every", "100ms", "--rounds", "1", "--admin", d.socket("admin.sock"))
+	if _, after, ok := strings.Cut(p.ends(0), screenEnd); !ok || !strings.Contains(after, "EXPORT") {
+		t.Errorf("after the end: %q", after)
 	}
 	d.stop()
 }

@@ -20,6 +20,9 @@ const (
 	// idleEvery is how often an image is looked after that nobody has used since the last time: hundreds of them are to cost
 	// next to nothing.
 	idleEvery = 5 * time.Second
+	// lookGrid is what the moments of looking are multiples of, for all images: they cost a few microseconds, but to wake a
+	// process in which all sleep costs a quarter of a millisecond.
+	lookGrid = 250 * time.Millisecond
 	// lockCheckPause is how long there was no write before one looks whether the lock is still ours.
 	lockCheckPause = 200 * time.Millisecond
 	// SlowAfter is how long a request waits for the cluster until that is said.
@@ -90,14 +93,14 @@ func (a *attention) call() {
 func (w *monitor) every(a *attention, f func()) {
 	a.wake = make(chan struct{}, 1)
 	w.wg.Go(func() {
-		timer := time.NewTimer(monitorEvery)
+		timer := time.NewTimer(onGrid(monitorEvery))
 		defer timer.Stop()
 		for {
 			select {
 			case <-w.quit:
 				return
 			case <-a.wake:
-				timer.Reset(monitorEvery)
+				timer.Reset(onGrid(monitorEvery))
 				continue
 			case <-timer.C:
 			}
@@ -107,9 +110,15 @@ func (w *monitor) every(a *attention, f func()) {
 			if used || w.inFlight.Load() {
 				pause = monitorEvery
 			}
-			timer.Reset(pause)
+			timer.Reset(onGrid(pause))
 		}
 	})
+}
+
+// onGrid is pause, and as much more as it is from then to the next moment at which images are looked after.
+func onGrid(pause time.Duration) time.Duration {
+	then := time.Since(epoch) + pause
+	return pause + (lookGrid-then%lookGrid)%lookGrid
 }
 
 // held notes that an image in standby has become one in use.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/luksgate/luksgate/deploy/testenv"
 )
@@ -46,5 +47,19 @@ func TestBuffersThatAreCollected(t *testing.T) {
 	<-stopped
 	if err := m.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLooksMeet has all images looked after at the same moments, none earlier than it is to be.
+func TestLooksMeet(t *testing.T) {
+	for range 100 {
+		before := time.Since(epoch)
+		pause := onGrid(monitorEvery)
+		after := time.Since(epoch)
+		late := (before + pause) % lookGrid // the moment lies between the two
+		if pause < monitorEvery || pause > monitorEvery+lookGrid || late != 0 && lookGrid-late > after-before {
+			t.Fatalf("a pause of %v, %v after a moment", pause, late)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }

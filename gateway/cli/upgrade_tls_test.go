@@ -44,6 +44,7 @@ exports:
 		})
 	}
 	d.wait("clients work", func() bool { return d.requests("a") > 100 })
+	var between int // the process between the two that stay
 	for i := range 2 {
 		u, err := d.client.Upgrade(context.Background(), false)
 		if err != nil {
@@ -60,7 +61,14 @@ exports:
 		if ended(d.PID()) {
 			t.Fatalf("the process that has the TLS session is gone")
 		}
+		if i == 0 {
+			between = u.PID
+		}
 	}
+	d.wait("its successor, which has ended, is no zombie", func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/%d", between))
+		return err != nil
+	})
 	stop.Store(true)
 	clients.Wait()
 	d.wait("the relay ends", func() bool { return ended(d.PID()) })

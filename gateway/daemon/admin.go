@@ -46,7 +46,7 @@ func (d *Daemon) listenAdmin(passed *passedSockets) (serve func(), err error) {
 	d.observe(mux)
 	return func() {
 		d.admin = d.serveHTTP(admin, d.adminHandler())
-		d.tcp = d.serveHTTP(tcp, mux)
+		d.tcp = d.serveScrapers(tcp, mux)
 	}, nil
 }
 
@@ -73,6 +73,21 @@ func (d *Daemon) serveHTTP(l net.Listener, h http.Handler) *http.Server {
 		}
 	})
 	return s
+}
+
+const (
+	// maxScrapers is how many connections the metrics of the network have at once.
+	maxScrapers = 32
+	// scrapeTimeout is how long one may take to read its answer.
+	scrapeTimeout = 30 * time.Second
+)
+
+// serveScrapers is serveHTTP for the network, where anybody may connect.
+func (d *Daemon) serveScrapers(l net.Listener, h http.Handler) *http.Server {
+	return d.serveHTTP(newBounded(l, maxScrapers), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(scrapeTimeout))
+		h.ServeHTTP(w, r)
+	}))
 }
 
 func (d *Daemon) stopAdmin(ctx context.Context) {

@@ -68,6 +68,7 @@ func (d *Daemon) Upgrade(cut bool) (api.Upgrade, error) {
 		d.log.Error("the successor cannot take over, this process goes on", "error", err)
 		return u, fmt.Errorf("daemon: the successor cannot take over, this process goes on: %w", err)
 	}
+	go func() { _ = next.Wait() }() // or it would stay a zombie for as long as this process relays
 	u.PID = next.Process.Pid
 	d.notify.send("MAINPID=" + strconv.Itoa(u.PID))
 	d.log.Info("handed over", "successor", u.PID, "connections", u.Connections, "relayed", u.Relayed,

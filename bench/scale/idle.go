@@ -3,12 +3,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"net"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/luksgate/luksgate/bench/engine"
 	"github.com/luksgate/luksgate/bench/nbdclient"
 	"github.com/luksgate/luksgate/bench/proc"
 	"github.com/luksgate/luksgate/bench/serve"
@@ -59,12 +65,13 @@ func (s *scale) count(ctx context.Context, d *serve.Daemon) (all crowd, err erro
 	for n := range s.clients {
 		for i := range s.exports {
 			at := d.Endpoint(i)
-			conn, err := nbdclient.Dial(ctx, at.Network, at.Address, at.Export)
+			conn, err := dial(ctx, at)
 			if err != nil {
 				return all, err
 			}
 			all = append(all, conn)
 		}
+		serve.Say("%d clients are there", len(all))
 		switch n {
 		case 0:
 			err = add("a client each")
@@ -85,6 +92,25 @@ func (s *scale) count(ctx context.Context, d *serve.Daemon) (all crowd, err erro
 	return all, s.idleCPU(d)
 }
 
+// patience is how long a client waits for an answer: of an image that opens, or of one of its requests.
+const patience = time.Minute
+
+// dial connects a client, for which the image may have to be opened.
+func dial(ctx context.Context, at engine.Endpoint) (conn *nbdclient.Conn, err error) {
+	var d net.Dialer
+	raw, err := d.DialContext(ctx, at.Network, at.Address)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = raw.SetDeadline(time.Now().Add(patience))
+	if conn, err = nbdclient.New(raw, at.Export); err != nil {
+		return nil, fmt.Errorf("export %s: %w", at.Export, err)
+	}
+	return conn, raw.SetDeadline(time.Time{})
+}
+
 // Requests of a burst.
 const (
 	burstDepth = 16
@@ -93,7 +119,10 @@ const (
 
 // burst has one client after the other ask for a lot at once.
 func (c crowd) burst() error {
-	for _, conn := range c {
+	for i, conn := range c {
+		if i%500 == 0 {
+			serve.Say("%d of %d clients have asked for a lot", i, len(c))
+		}
 		ended := make(chan error, burstDepth)
 		for i := range burstDepth {
 			op := conn.NewOp()
@@ -110,6 +139,8 @@ func (c crowd) burst() error {
 				}
 			case <-conn.Dead():
 				return conn.Err()
+			case <-time.After(patience):
+				return fmt.Errorf("client %d has no answer after %v", i, patience)
 			}
 		}
 	}
@@ -164,16 +195,28 @@ func (s share) print(w *tabwriter.Writer, what string) {
 		kib(s.heap), s.threads, s.goroutines, s.files)
 }
 
-// idleCPU prints the processor time of a while without requests.
+// idleCPU prints the processor time of a while without requests, and which threads took it.
 func (s *scale) idleCPU(d *serve.Daemon) error {
-	before, err := proc.CPU(d.PID())
+	before, err := proc.ThreadCPU(d.PID())
 	if err != nil {
 		return err
 	}
 	start := time.Now()
 	time.Sleep(s.settle)
-	after, err := proc.CPU(d.PID())
-	used := float64(after-before) / float64(time.Since(start))
-	fmt.Printf("processor time while %d clients of %d exports are idle: %.2f ms a second\n", s.exports*s.clients, s.exports, used*1e3)
+	after, err := proc.ThreadCPU(d.PID())
+	took := time.Since(start)
+	var sum float64
+	var list []string
+	for _, name := range slices.SortedFunc(maps.Keys(after), func(a, b string) int {
+		return cmp.Compare(after[b]-before[b], after[a]-before[a])
+	}) {
+		ms := float64(after[name]-before[name]) / float64(took) * 1e3
+		sum += ms
+		if ms >= 0.05 {
+			list = append(list, fmt.Sprintf("%s %.1f", name, ms))
+		}
+	}
+	fmt.Printf("processor time while %d clients of %d exports are idle: %.2f ms a second (%s)\n", s.exports*s.clients, s.exports, sum,
+		strings.Join(list, ", "))
 	return err
 }

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -190,12 +189,11 @@ func (k keyInMemory) String() string { return "the scratch image's own passphras
 
 // Close removes every image that New made, and forgets the passphrase. Nobody may have one open.
 func (m *Maker) Close() error {
-	var wg sync.WaitGroup
 	errs := make([]error, len(m.images))
-	for i, img := range m.images {
-		wg.Go(func() { errs[i] = m.remove(img) })
-	}
-	wg.Wait()
+	_ = each(len(m.images), func(i int) error {
+		errs[i] = m.remove(m.images[i])
+		return nil // the others are removed all the same
+	})
 	m.images = nil
 	m.Key.Release()
 	return errors.Join(errs...)

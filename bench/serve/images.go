@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/luksgate/luksgate/bench/engine"
 	"github.com/luksgate/luksgate/bench/scratch"
@@ -34,7 +35,10 @@ type Images struct {
 	release func() // the connection to the cluster, which one image after the other uses
 }
 
-// MakeImages makes n images beside target, file:PATH or rbd:POOL/IMAGE.
+// sayEvery is after how many images one is told of them.
+const sayEvery = 100
+
+// MakeImages makes n images beside target, file:PATH or rbd:POOL/IMAGE. It tells on standard error how far it is.
 func MakeImages(ctx context.Context, target string, n int) (*Images, error) {
 	ref, err := image.ParseRef(target)
 	if err != nil {
@@ -58,11 +62,16 @@ func MakeImages(ctx context.Context, target string, n int) (*Images, error) {
 	if m.Dir, err = os.MkdirTemp("", "lgbench"); err == nil {
 		err = os.WriteFile(m.keyFile(), m.maker.Key.Bytes(), 0o600)
 	}
-	for i := 0; i < n && err == nil; i++ {
-		var img *scratch.Image
-		if img, err = m.maker.New(ctx, nil); err == nil {
-			m.refs = append(m.refs, img.Ref)
-		}
+	var images []*scratch.Image
+	if err == nil {
+		images, err = m.maker.Copies(ctx, n, func(made int) {
+			if made%sayEvery == 0 || made == n {
+				Say("%d of %d images are there", made, n)
+			}
+		})
+	}
+	for _, img := range images {
+		m.refs = append(m.refs, img.Ref)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -70,10 +79,16 @@ func MakeImages(ctx context.Context, target string, n int) (*Images, error) {
 	return m, nil
 }
 
+// Say tells, on standard error, how far a run is.
+func Say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
+}
+
 func (m *Images) keyFile() string { return filepath.Join(m.Dir, "key") }
 
 // Close removes the images and the folder, whose daemons have ended.
 func (m *Images) Close() error {
+	Say("removing %d images", len(m.refs))
 	err := m.maker.Close()
 	m.release()
 	return errors.Join(err, os.RemoveAll(m.Dir))

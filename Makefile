@@ -9,6 +9,8 @@ DESTDIR ?=
 # of "make soak" and "make fuzz", there per target, and at most for all together (then each gets less)
 TIME    ?= 60s
 TOTAL   ?=
+# of "make fuzz": the targets whose package and name match, for example 'nbdserver Fuzz'
+ONLY    ?=
 # of "make demo": ceph, or file (without Ceph)
 DEMO    ?= ceph
 # of the benchmarks, for example "-rounds 9"; of luksgate bench, for example "--full"
@@ -136,9 +138,9 @@ check: ## gofmt, vet, golangci-lint, shellcheck; generated files are up to date
 	@deploy/check "$(GO)" "$(LINT_VERSION)"
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given
+fuzz: ## run every fuzz target for TIME (60s), all within TOTAL if given; ONLY='nbdserver Fuzz' for some
 	@deploy/install-deps go build
-	@deploy/fuzz "$(GO)" "$(TIME)" "$(TOTAL)"
+	@deploy/fuzz "$(GO)" "$(TIME)" "$(TOTAL)" "$(ONLY)"
 
 # ---- measuring
 

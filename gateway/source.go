@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/luksgate/luksgate/crypt/luks"
@@ -91,6 +92,10 @@ func openFileStandby(path string, readOnly bool) (*source, error) {
 func openRBD(cfg Config) (*source, error) {
 	ceph := cfg.Ceph
 	if cfg.Engine == EngineLibrbd {
+		if slices.Contains(rbd.Missing(), rbd.MissingEngine) { // which may not know the settings below either
+			return nil, fmt.Errorf("%s: %w: librbd %s has no encryption, which came with Ceph 16: use --engine native",
+				cfg.Image, luks.ErrUnsupported, rbd.Version())
+		}
 		// Below this size librbd decrypts holes to noise instead of reading them as zeros.
 		ceph.Options = withOption(ceph.Options, "rbd_sparse_read_threshold_bytes", "1")
 		ceph.Options = withOption(ceph.Options, "librados_thread_count", "2") // they decrypt

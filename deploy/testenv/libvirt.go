@@ -24,6 +24,9 @@ type System struct {
 	prefix []string // what comes before a command line
 }
 
+// Path is where a file of the system is for the test.
+func (s System) Path(inside string) string { return filepath.Join(s.root, inside) }
+
 // Here is this machine.
 func Here(tb testing.TB) System {
 	tb.Helper()

@@ -159,6 +159,7 @@ func (m *Image) currentSize() (int64, error) {
 }
 
 // LoadEncryption hands the image over to librbd's own engine: from now on its bytes are plaintext. luksVersion is 1 or 2.
+// Its error wraps ENOSYS where Missing says MissingEngine.
 func (m *Image) LoadEncryption(luksVersion int, passphrase *secret.Bytes) error {
 	b := passphrase.Bytes()
 	if len(b) == 0 {
@@ -167,8 +168,6 @@ func (m *Image) LoadEncryption(luksVersion int, passphrase *secret.Bytes) error 
 	r := C.lg_encryption_load(m.handle, C.int(luksVersion), (*C.char)(unsafe.Pointer(&b[0])), C.size_t(len(b)))
 	switch err := syscall.Errno(-r); {
 	case r == 0:
-	case err == syscall.ENOSYS:
-		return fmt.Errorf("%s: librbd %s has no encryption, which came with Ceph 16: use --engine native", m.ref, Version())
 	case err == syscall.EINVAL:
 		return fmt.Errorf("%s: librbd %s refuses the encryption (%w): it wants the data to begin at a multiple of the stripe period; use --engine native",
 			m.ref, Version(), err)

@@ -167,6 +167,35 @@ func TestTakeover(t *testing.T) {
 	next.stop(t)
 }
 
+// TestLockRemoved takes the lock from a daemon that keeps it, without blocking it: metric and log tell, and the image is opened
+// anew for the next client.
+func TestLockRemoved(t *testing.T) {
+	testenv.CephConf(t)
+	spec := testenv.NewImage(t, 8)
+	d := serveDaemon(t, fmt.Sprintf(`
+exports:
+  - {name: disk, image: "rbd:%s", plain: true, lock: exclusive, socket: DIR/disk.sock, ceph: {conf: %s}}
+`, spec, os.Getenv(testenv.EnvCephConf)))
+	if err := dial(t, d.socket("disk.sock")).doWrite(1, 0, make([]byte, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	var locks []struct{ ID, Locker string }
+	if err := json.Unmarshal([]byte(testenv.RBD(t, "lock", "ls", "--format", "json", spec)), &locks); err != nil || len(locks) != 1 {
+		t.Fatalf("%d locks, %v", len(locks), err)
+	}
+	testenv.RBD(t, "--rbd-blocklist-on-break-lock=false", "lock", "rm", spec, locks[0].ID, locks[0].Locker)
+	d.wait("the loss is counted", func() bool { return strings.HasSuffix(d.metric("luksgate_rbd_lock_losses_total", "disk"), " 1") })
+	if out := d.Output(); !strings.Contains(out, "the exclusive lock was lost") {
+		t.Errorf("the log says nothing:\n%s", out)
+	}
+	out := testenv.Run(t, "qemu-io", "-f", "raw", "rbd:"+spec+":conf="+os.Getenv(testenv.EnvCephConf), "-c", "write -P 2 0 4k")
+	out += testenv.Run(t, "qemu-io", "-f", "raw", d.uri("disk", "disk.sock"), "-c", "read -P 2 0 4k", "-c", "write 4k 4k")
+	if strings.Contains(out, "failed") {
+		t.Errorf("%s", out)
+	}
+	d.stop()
+}
+
 // TestWritersWithoutLock has two gateways write unaligned neighbours of an image without the exclusive-lock feature.
 func TestWritersWithoutLock(t *testing.T) {
 	testenv.CephConf(t)

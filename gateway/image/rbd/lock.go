@@ -112,6 +112,12 @@ func (m *Image) ownsLock() (bool, error) {
 	return owner != 0, nil
 }
 
+// forgetLock has librbd know that the exclusive lock is no longer ours. It knows where it has given the lock away, and this
+// does nothing; where somebody removed the lock without blocking us, it would go on writing as its owner for good, and
+// reading by an object map that no longer holds. In the cooperative mode the next write takes the lock again. It waits for
+// requests in flight, so the collector must not call it.
+func (m *Image) forgetLock() { C.rbd_lock_release(m.handle) }
+
 // holder describes the clients that have the image open besides us, for a message: client id and address.
 func (m *Image) holder() string {
 	owner, err := m.lockOwner()

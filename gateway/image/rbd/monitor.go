@@ -229,8 +229,8 @@ func (w *monitor) lockGone() {
 	n := w.lost.Add(1)
 	if w.m.opts.Lock == LockExclusive {
 		w.kill(ErrLockLost, useReadOnly)
-		return
 	}
+	w.m.forgetLock()
 	if w.m.opts.Lock == LockCooperative {
 		w.m.opts.Logger.Info("another client took the exclusive lock", "times", n)
 		if n >= passesToWarn {

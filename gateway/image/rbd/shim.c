@@ -6,7 +6,9 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -14,7 +16,9 @@
 
 struct lg_queue {
 	_Atomic(lg_request *) done; // last done first; any thread pushes, the collector takes all
-	int event;                  // eventfd, written when the list was empty
+	int event;                  // eventfd, written when the collector sleeps
+	atomic_bool asleep;         // the collector has found nothing and waits for the event
+	bool slept;                 // it had found nothing the last time; its own
 	lg_request *taken;          // first done first; the collector's own
 };
 
@@ -52,7 +56,7 @@ void lg_complete(lg_request *r, int64_t result)
 	do {
 		r->next = head;
 	} while (!atomic_compare_exchange_weak(&q->done, &head, r));
-	if (!head)
+	if (!head && atomic_exchange(&q->asleep, false))
 		wake(q);
 }
 
@@ -158,10 +162,26 @@ static void take(lg_queue *q)
 	q->taken = ordered;
 }
 
+// take_or_sleep takes what is done, or leaves word that the collector sleeps. It comes back here first when it is woken,
+// by the first request of several, as a rule: whoever completes the others goes on before they are taken.
+static void take_or_sleep(lg_queue *q)
+{
+	if (q->slept)
+		sched_yield();
+	take(q);
+	q->slept = !q->taken;
+	if (!q->slept)
+		return;
+	atomic_store(&q->asleep, true);
+	take(q); // what was done before that has woken nobody
+	if (q->taken)
+		q->slept = false;
+}
+
 int lg_take(lg_queue *q, uint32_t *slots, int64_t *results, int max)
 {
 	if (!q->taken)
-		take(q);
+		take_or_sleep(q);
 	int n = 0;
 	for (lg_request *r = q->taken; r && n < max; r = r->next, n++) {
 		slots[n] = r->slot;

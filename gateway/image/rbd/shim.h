@@ -3,8 +3,8 @@
 // The asynchronous RBD data path that go-ceph does not have: submit on an image, collect what is done in batches.
 //
 // A request is C memory that Go fills in and hands to lg_submit; from then on it belongs to librbd until lg_take hands
-// its slot back. librbd's completion callback pushes it on a lock-free list; if that was empty, it writes to an eventfd,
-// which Go's poller watches. No Go code runs on a librbd thread, and no call from Go sleeps in C for a completion.
+// its slot back. librbd's completion callback pushes it on a lock-free list; if the collector sleeps, it writes to an
+// eventfd, which Go's poller watches. No Go code runs on a librbd thread, and no call from Go sleeps in C for a completion.
 #ifndef LUKSGATE_SHIM_H
 #define LUKSGATE_SHIM_H
 
@@ -43,7 +43,8 @@ int lg_submit(rbd_image_t image, lg_request *r, int op, uint64_t offset, uint64_
 // lg_complete says that a request is done: any thread, once. What submits by other means than lg_submit calls it.
 void lg_complete(lg_request *r, int64_t result);
 
-// lg_take returns up to max slots of what is done with their results, 0 when nothing is. One thread at a time.
+// lg_take returns up to max slots of what is done with their results, 0 when nothing is: then the event says when to call it
+// again, and is not written before. One thread at a time.
 int lg_take(lg_queue *q, uint32_t *slots, int64_t *results, int max);
 
 // lg_full_is_error makes writes to a full pool, of images opened with io from now on, fail with -ENOSPC or -EDQUOT instead

@@ -140,15 +140,7 @@ func TestExclusiveLockRemoved(t *testing.T) {
 	if err := b.WriteAt([][]byte{theirs}, 0, true); err != nil {
 		t.Fatal(err)
 	}
-	ours := [][]byte{make([]byte, writerBytes)}
-	for _, err := range []error{a.WriteAt(ours, 0, false), a.Discard(0, 64<<10), a.Zero(0, 64<<10), a.Flush()} {
-		if !errors.Is(err, syscall.EIO) {
-			t.Errorf("without the lock: got %v, want EIO", err)
-		}
-	}
-	if a.StartWrite(ours, 0, &outcome{}) {
-		t.Error("a write was begun without the lock")
-	}
+	refusesWrites(t, a)
 	// Soon librbd knows too, and no longer reads by the object map of an owner.
 	for deadline := time.Now().Add(testenv.CommandTimeout); !bytes.Equal(got, theirs); {
 		if err := a.ReadAt([][]byte{got}, 0); err != nil || time.Now().After(deadline) {
@@ -162,6 +154,20 @@ func TestExclusiveLockRemoved(t *testing.T) {
 	}
 	if !bytes.Equal(exported(t, spec), theirs) {
 		t.Error("the image is not what its new owner wrote")
+	}
+}
+
+// refusesWrites tries all that would change an image that has lost its lock.
+func refusesWrites(t *testing.T, m *Image) {
+	t.Helper()
+	p := [][]byte{make([]byte, writerBytes)}
+	for _, err := range []error{m.WriteAt(p, 0, false), m.Discard(0, 64<<10), m.Zero(0, 64<<10), m.Flush()} {
+		if !errors.Is(err, syscall.EIO) {
+			t.Errorf("without the lock: got %v, want EIO", err)
+		}
+	}
+	if m.StartWrite(p, 0, &outcome{}) {
+		t.Error("a write was begun without the lock")
 	}
 }
 

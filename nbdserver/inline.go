@@ -215,8 +215,10 @@ func (c *conn) startBulk(q *wire.Request) error {
 // bulkPiece reads and sends one piece of the large read whose turn it is.
 func (c *conn) bulkPiece() error {
 	r := c.reader.bulk.pop()
-	n := min(int(r.LengthBytes)-r.done, pieceBytes)
-	offset, last := r.OffsetBytes+uint64(r.done), r.done+n == int(r.LengthBytes)
+	offset := r.OffsetBytes + uint64(r.done)
+	// Pieces meet where sectors do: one that is read in two pieces could be half old and half new.
+	n := min(int(r.LengthBytes)-r.done, pieceBytes-int(offset%pieceBytes))
+	last := r.done+n == int(r.LengthBytes)
 	sent, err := c.lendChunk(&r.Request, r.arrive, offset, n, last)
 	failed := false
 	if sent == 0 && err == nil {

@@ -123,6 +123,31 @@ func TestOverlappingWritesAreWhole(t *testing.T) {
 	wg.Wait()
 }
 
+// TestPiecesMeetBetweenSectors has a write come between two pieces of a large read that begins inside a sector.
+func TestPiecesMeetBetweenSectors(t *testing.T) {
+	const n, first, sector = 1 << 20, 100, 512
+	m := memdevice.New(2 << 20)
+	reads := 0
+	d := &faulty{Device: m, before: func(op string, _, _ int64) error {
+		if op == "read" {
+			reads++
+			return m.WriteAt(bytes.Repeat([]byte{byte(reads)}, int(m.SizeBytes())), 0, false)
+		}
+		return nil
+	}}
+	c := dial(t, newServer(t, nbdserver.Options{Catalog: one(d)}), "structured")
+	r := c.do(wire.CmdRead, 0, first, n, nil)
+	for at := sector - first; at+sector <= n; at += sector {
+		if p := r.data[at : at+sector]; !bytes.Equal(p[1:], p[:sector-1]) {
+			t.Errorf("the sector at %d is a mixture", first+at)
+		}
+	}
+	if reads < 2 {
+		t.Errorf("%d pieces", reads)
+	}
+	c.disconnect()
+}
+
 // TestSlowReaderGetsWholeSectors has a client ask for more than its socket takes, and write what it asks for, before it takes
 // a reply: a sector may be old or new, wherever the socket was full.
 func TestSlowReaderGetsWholeSectors(t *testing.T) {

@@ -53,7 +53,8 @@ type Limits struct {
 	// Idle is how long a client that has an export may ask for nothing before it is disconnected; zero is for ever, as
 	// virtual machines need it.
 	Idle time.Duration
-	// Poll is how long a reader may look at its socket before it sleeps (50 us, at most 1 ms; less than 0: not at all).
+	// Poll is how long a reader may look at its socket before it sleeps (at most 1 ms; zero: not at all, which is the
+	// default because looking costs processor time and slows a machine that has none to spare).
 	Poll time.Duration
 }
 
@@ -69,7 +70,6 @@ const (
 	DefaultInFlightBytes        = 64 << 20
 	DefaultBufferBytes          = 256 << 20
 	DefaultStall                = 60 * time.Second
-	DefaultPoll                 = 50 * time.Microsecond
 )
 
 // Tuning, not protocol.
@@ -114,9 +114,6 @@ func (l Limits) withDefaults() Limits {
 	l.InFlightBytes = max(or(l.InFlightBytes, DefaultInFlightBytes), int64(l.RequestBytes))
 	l.BufferBytes = max(or(l.BufferBytes, DefaultBufferBytes), 2*int64(l.RequestBytes))
 	l.Stall = or(l.Stall, DefaultStall)
-	if l.Poll == 0 {
-		l.Poll = DefaultPoll
-	}
 	l.Poll = min(max(l.Poll, 0), time.Millisecond)
 	return l
 }

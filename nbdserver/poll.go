@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,10 +28,9 @@ const (
 	pollLost  = 50 * time.Microsecond
 	// pollMisses is for how many attempts in vain in a row the number of waits without one doubles.
 	pollMisses = 6
-	// Pauses, and how long after one all is well again.
-	pollMinPause = 10 * time.Millisecond
-	pollMaxPause = time.Second
-	pollCalm     = 200 * time.Millisecond
+	// Pauses. A processor that was taken away comes back after some milliseconds: so a pause is much longer.
+	pollMinPause = 250 * time.Millisecond
+	pollMaxPause = 16 * time.Second
 )
 
 // polling is a server's part of it.
@@ -38,6 +38,11 @@ type polling struct {
 	limit   time.Duration
 	readers int32        // how many may be awake when one of them looks
 	awake   atomic.Int32 // readers that do not sleep
+
+	began time.Time
+	until atomic.Int64 // nanoseconds after began: no looking before it
+	mu    sync.Mutex
+	pause time.Duration // how long the last pause was, or is
 }
 
 func (p *polling) start(limit time.Duration) {
@@ -46,13 +51,32 @@ func (p *polling) start(limit time.Duration) {
 		p.limit = limit
 	}
 	p.readers = int32(processors / 2)
+	p.began = time.Now()
+}
+
+// paused tells whether somebody else wants the processors.
+func (p *polling) paused(now time.Time) bool { return int64(now.Sub(p.began)) < p.until.Load() }
+
+// lost pauses the looking of all connections because somebody else wanted the processor: twice as long each time, unless
+// that was longer ago than the last pause took.
+func (p *polling) lost(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since := now.Sub(p.began) - time.Duration(p.until.Load())
+	switch {
+	case since < 0:
+		return // another connection has noticed it
+	case since <= p.pause:
+		p.pause = min(2*p.pause, pollMaxPause)
+	default:
+		p.pause = pollMinPause
+	}
+	p.until.Store(int64(now.Sub(p.began) + p.pause))
 }
 
 // pollState is a connection's.
 type pollState struct {
 	window time.Duration // how long to look
-	until  time.Time     // no looking before it
-	pause  time.Duration // how long that was, or is
 	misses int           // attempts in a row that found no more of a payload
 	skip   int           // waits for a payload without an attempt
 }
@@ -61,16 +85,6 @@ type pollState struct {
 func (s *pollState) missed() {
 	s.misses = min(s.misses+1, pollMisses)
 	s.skip = 1 << s.misses
-}
-
-// lost pauses the looking because somebody else wanted the processor: longer each time, where that is soon again.
-func (s *pollState) lost(now time.Time) {
-	if now.Sub(s.until) < pollCalm {
-		s.pause = min(2*s.pause, pollMaxPause)
-	} else {
-		s.pause = pollMinPause
-	}
-	s.window, s.until = 0, now.Add(s.pause)
 }
 
 // look receives into the reader's vec as soon as there is something, or returns errAgain when the time is over.
@@ -88,7 +102,7 @@ func (c *conn) look() error {
 		return errAgain
 	}
 	start := time.Now()
-	if start.Before(s.until) {
+	if p.paused(start) {
 		return errAgain
 	}
 	for before := start; ; {
@@ -106,7 +120,8 @@ func (c *conn) look() error {
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		now := time.Now()
 		if now.Sub(before) > pollLost {
-			s.lost(now)
+			p.lost(now)
+			s.window = 0
 			return errAgain
 		}
 		if now.Sub(start) >= window {

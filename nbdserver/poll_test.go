@@ -22,7 +22,7 @@ func (e *emptyTransport) canPoll() bool                { return true }
 func newLooker(limit time.Duration) (*conn, *emptyTransport) {
 	e := &emptyTransport{}
 	c := &conn{server: &Server{}, io: e}
-	c.server.polling.limit, c.server.polling.readers = limit, 1
+	c.server.polling.limit, c.server.polling.readers, c.server.polling.began = limit, 1, time.Now()
 	return c, e
 }
 
@@ -58,7 +58,7 @@ func TestLookingIsForSpareProcessors(t *testing.T) {
 		{"requests under way", false, func(c *conn) { c.inFlight = 1 }},
 		{"in a payload", true, func(c *conn) { c.inFlight, c.reader.payload, c.reader.poll.window = 1, true, 0 }},
 		{"in the payload of a slow client", false, func(c *conn) { c.reader.payload, c.reader.poll.skip = true, 1 }},
-		{"processor was taken away", false, func(c *conn) { c.reader.poll.until = time.Now().Add(time.Hour) }},
+		{"processor was taken away", false, func(c *conn) { c.server.polling.until.Store(int64(time.Hour)) }},
 	} {
 		c, e := newLooker(time.Millisecond)
 		c.reader.poll.window = time.Millisecond
@@ -77,8 +77,7 @@ func TestLookingInVainBecomesRare(t *testing.T) {
 		before := e.looks
 		_ = c.look()
 		// An attempt that ended because the processor was taken away says nothing of the client, and has its own pause.
-		lost := !c.reader.poll.until.IsZero()
-		c.reader.poll.until = time.Time{}
+		lost := c.server.polling.until.Swap(0) != 0
 		if e.looks > before && !lost {
 			attempts++
 		}
@@ -89,20 +88,26 @@ func TestLookingInVainBecomesRare(t *testing.T) {
 }
 
 func TestPausesGrow(t *testing.T) {
-	var s pollState
 	now := time.Now()
-	for want := pollMinPause; want < pollMaxPause; want *= 2 {
-		if s.lost(now); s.pause != want || s.until != now.Add(want) {
-			t.Fatalf("pause of %v until %v, want %v", s.pause, s.until, want)
+	p := polling{began: now}
+	lost := func(want time.Duration) {
+		t.Helper()
+		if p.lost(now); p.pause != want || !p.paused(now.Add(want-1)) || p.paused(now.Add(want)) {
+			t.Fatalf("a pause of %v, want %v", p.pause, want)
 		}
-		now = s.until
 	}
-	if s.lost(now); s.pause != pollMaxPause {
-		t.Errorf("pause of %v", s.pause)
+	now = now.Add(time.Second)
+	for want := pollMinPause; want < pollMaxPause; want *= 2 {
+		lost(want)
+		p.lost(now.Add(want / 2)) // another connection, which looked at the same time
+		now = now.Add(want)
 	}
-	if s.lost(s.until.Add(pollCalm)); s.pause != pollMinPause {
-		t.Errorf("after a calm time: %v", s.pause)
+	for range 2 {
+		lost(pollMaxPause)
+		now = now.Add(2 * pollMaxPause)
 	}
+	now = now.Add(1)
+	lost(pollMinPause)
 }
 
 func TestLookingIsOffOnOneProcessor(t *testing.T) {
@@ -115,7 +120,7 @@ func TestLookingIsOffOnOneProcessor(t *testing.T) {
 	if l := (Limits{Poll: -1}).withDefaults(); l.Poll != 0 {
 		t.Errorf("off is %v", l.Poll)
 	}
-	if l := (Limits{}).withDefaults(); l.Poll != DefaultPoll {
+	if l := (Limits{}).withDefaults(); l.Poll != 0 {
 		t.Errorf("default is %v", l.Poll)
 	}
 }

@@ -17,7 +17,7 @@ const (
 	nbdkit   = "nbdkit"
 	qemu     = "qemu-nbd"
 	goNBD    = "go-nbd"
-	noPoll   = "no-poll" // luksgate, which sleeps at once
+	poll     = "poll" // luksgate, which looks at its sockets before it sleeps
 	// ceiling is no server: it answers as fast as can be and keeps nothing. What the client does with it bounds all
 	// ratios.
 	ceiling = "ceiling"
@@ -82,7 +82,7 @@ var luksServers = []server{
 
 var pollingServers = []server{
 	{luksgate, noImage, exportCrowd},
-	{noPoll, noImage, func(p place) []string { return append(exportCrowd(p), "--poll", "0s") }},
+	{poll, noImage, func(p place) []string { return append(exportCrowd(p), "--poll", "50us") }},
 	{beside, noImage, exportCrowd},
 }
 

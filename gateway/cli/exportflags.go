@@ -101,9 +101,7 @@ func (f *limitFlags) add(fs *pflag.FlagSet) {
 		Handshake: config.Duration(nbdserver.DefaultHandshake), Stall: config.Duration(nbdserver.DefaultStall),
 		RequestSize: nbdserver.DefaultRequestBytes, InFlight: nbdserver.DefaultInFlight,
 		InFlightSize: nbdserver.DefaultInFlightBytes, Buffers: nbdserver.DefaultBufferBytes,
-		Poll: new(config.Duration),
 	}
-	*l.Poll = config.Duration(nbdserver.DefaultPoll)
 	fs.IntVar(&l.Connections, "connections", l.Connections, "most connections, those that negotiate included")
 	fs.IntVar(&l.ConnectionsPerExport, "connections-per-export", l.ConnectionsPerExport, "most connections that use the export")
 	fs.Var(&l.Handshake, "handshake", "how long a client may negotiate, TLS included")
@@ -111,7 +109,7 @@ func (f *limitFlags) add(fs *pflag.FlagSet) {
 	fs.Var(&l.OptionSize, "option-size", "most bytes of one option")
 	fs.Var(&l.Stall, "stall", "how long a client may stop in the middle of a request, or not take replies")
 	fs.Var(&l.Idle, "idle", "how long a client may ask for nothing; 0s is for ever")
-	fs.Var(l.Poll, "poll", "how long a connection may look for the next request before it sleeps; 0s is not at all")
+	fs.Var(&l.Poll, "poll", "how long a connection may look for the next request before it sleeps; 0s is not at all")
 	fs.Var(&l.RequestSize, "request-size", "most bytes of one read or write")
 	fs.IntVar(&l.InFlight, "in-flight", l.InFlight, "most requests of a connection that are not answered yet")
 	fs.Var(&l.InFlightSize, "in-flight-size", "most bytes of these")
@@ -125,7 +123,7 @@ func (f *limitFlags) server() (nbdserver.Limits, error) {
 			err = usage("--%s %d: expected 0 (the default) to %d", strings.ReplaceAll(key, "_", "-"), value, most)
 		}
 	})
-	if p := *f.limits.Poll; err == nil && time.Duration(p) > config.MaxPoll {
+	if p := f.limits.Poll; err == nil && time.Duration(p) > config.MaxPoll {
 		err = usage("--poll %v: expected 0s (not at all) to %v", p, config.MaxPoll)
 	}
 	return daemon.ServerLimits(f.limits), err

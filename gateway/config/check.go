@@ -123,8 +123,8 @@ func (k *checker) limits() {
 	k.c.Limits.OutOfRange(func(key string, value, most int64) {
 		k.fail("limits."+key, "", "%d: expected 0 (the default) to %d", value, most)
 	})
-	if p := k.c.Limits.Poll; p != nil && time.Duration(*p) > MaxPoll {
-		k.fail("limits.poll", "", "%v: expected 0s (not at all) to %v", *p, MaxPoll)
+	if p := k.c.Limits.Poll; time.Duration(p) > MaxPoll {
+		k.fail("limits.poll", "", "%v: expected 0s (not at all) to %v", p, MaxPoll)
 	}
 }
 

@@ -73,9 +73,8 @@ type Limits struct {
 	OptionSize           Size     `yaml:"option_size"`
 	// Idle is how long a client may ask for nothing; zero is for ever.
 	Idle Duration `yaml:"idle"`
-	// Poll is how long a connection may look at its socket before it sleeps, at most MaxPoll; zero is not at all, nil the
-	// server's default.
-	Poll *Duration `yaml:"poll"`
+	// Poll is how long a connection may look at its socket before it sleeps, at most MaxPoll; zero is not at all.
+	Poll Duration `yaml:"poll"`
 	// Upgrade is how long requests may be held back while a new process takes over.
 	Upgrade Duration `yaml:"upgrade"`
 }

@@ -185,19 +185,12 @@ func (w *wish) open(passed *passedSockets) (net.Listener, error) {
 
 // ServerLimits are the limits of a configuration for the server.
 func ServerLimits(l config.Limits) nbdserver.Limits {
-	poll := time.Duration(0)
-	switch {
-	case l.Poll == nil:
-	case *l.Poll == 0:
-		poll = -1 // 0 is the server's default
-	default:
-		poll = time.Duration(*l.Poll)
-	}
 	return nbdserver.Limits{
 		Connections: l.Connections, ConnectionsPerExport: l.ConnectionsPerExport,
 		HandshakeOptions: l.HandshakeOptions, OptionBytes: int(l.OptionSize), Handshake: time.Duration(l.Handshake),
 		RequestBytes: int(l.RequestSize), InFlight: l.InFlight, InFlightBytes: int64(l.InFlightSize),
-		BufferBytes: int64(l.Buffers), Stall: time.Duration(l.Stall), Idle: time.Duration(l.Idle), Poll: poll,
+		BufferBytes: int64(l.Buffers), Stall: time.Duration(l.Stall), Idle: time.Duration(l.Idle),
+		Poll: time.Duration(l.Poll),
 	}
 }
 

@@ -90,9 +90,10 @@ const (
 	extentsWide     = 2048                 // for clients with extended headers, none of which is qemu 4.2
 	idleWorkers     = 64                   // goroutines kept for the next request
 	patience        = 5 * time.Millisecond // of the reader with a client that takes no replies
-	// unixSendBytes is the send buffer of unix sockets. The kernel allows what net.core.wmem_max says, twice its usual
-	// default; that halves the processor time of 64 KiB reads, because the sender is woken less often.
-	unixSendBytes = 1 << 20
+	// unixSendBytes is the send buffer of unix sockets, of which the kernel makes twice as much, but no more than twice
+	// net.core.wmem_max. A smaller one wakes the sender more often; a larger one does not fit a processor's cache of 1 MiB
+	// (docs/benchmarks.md).
+	unixSendBytes = 416 << 10
 	fastNanos     = 20_000 // device calls below it are made by the reader
 )
 

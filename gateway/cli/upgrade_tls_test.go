@@ -72,15 +72,20 @@ exports:
 	stop.Store(true)
 	clients.Wait()
 	d.wait("the relay ends", func() bool { return ended(d.PID()) })
-	other := dialTLS(t, address, a)
+	d.upgradesWithCut(dialTLS(t, address, a))
+}
+
+// upgradesWithCut disconnects the one client, and ends the daemon.
+func (d *server) upgradesWithCut(other *rawClient) {
+	d.t.Helper()
 	u, err := d.client.Upgrade(context.Background(), true)
 	if err != nil || u.Cut != 1 || u.Connections != 0 {
-		t.Errorf("upgrade --cut: %+v, %v", u, err)
+		d.t.Errorf("upgrade --cut: %+v, %v", u, err)
 	}
-	t.Cleanup(func() { _ = syscall.Kill(u.PID, syscall.SIGKILL) })
+	d.t.Cleanup(func() { _ = syscall.Kill(u.PID, syscall.SIGKILL) })
 	d.waitPID(u.PID)
 	if _, err := other.c.Read(make([]byte, 1)); err == nil {
-		t.Error("a client that was cut is still connected")
+		d.t.Error("a client that was cut is still connected")
 	}
 	_ = syscall.Kill(u.PID, syscall.SIGTERM)
 	d.wait("the last process ends", func() bool { return ended(u.PID) })

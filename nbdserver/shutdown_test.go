@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,11 +128,10 @@ func TestOverlappingWritesAreWhole(t *testing.T) {
 func TestPiecesMeetBetweenSectors(t *testing.T) {
 	const n, first, sector = 1 << 20, 100, 512
 	m := memdevice.New(2 << 20)
-	reads := 0
+	var reads atomic.Int32
 	d := &faulty{Device: m, before: func(op string, _, _ int64) error {
 		if op == "read" {
-			reads++
-			return m.WriteAt(bytes.Repeat([]byte{byte(reads)}, int(m.SizeBytes())), 0, false)
+			return m.WriteAt(bytes.Repeat([]byte{byte(reads.Add(1))}, int(m.SizeBytes())), 0, false)
 		}
 		return nil
 	}}
@@ -142,8 +142,8 @@ func TestPiecesMeetBetweenSectors(t *testing.T) {
 			t.Errorf("the sector at %d is a mixture", first+at)
 		}
 	}
-	if reads < 2 {
-		t.Errorf("%d pieces", reads)
+	if n := reads.Load(); n < 2 {
+		t.Errorf("%d pieces", n)
 	}
 	c.disconnect()
 }

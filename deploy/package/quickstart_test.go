@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksgate/luksgate/deploy/disttest"
 	"github.com/luksgate/luksgate/deploy/testenv"
@@ -28,6 +29,9 @@ func commands(t *testing.T, document string) []string {
 }
 
 var commandBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+
+// installTimeout is for apt-get with some 70 packages, which takes minutes beside other work.
+const installTimeout = 15 * time.Minute
 
 // TestQuickStart does on a fresh Debian 11 what docs/quickstart.md says, word for word, and reads what the last step wrote
 // through librbd's own engine.
@@ -58,7 +62,7 @@ func TestQuickStart(t *testing.T) {
 	h.Write(t, "/srv/"+filepath.Base(d.Deb("luksgate")), "root:root", "644", deb)
 	cmd := h.Command("bash", "-s")
 	cmd.Stdin = strings.NewReader(script)
-	r := testenv.RunCmd(t, cmd)
+	r := testenv.RunWithin(t, installTimeout, cmd)
 	if r.ExitCode != 0 || strings.Contains(r.Stdout, "verification failed") || !strings.Contains(r.Stdout, "read 1048576/1048576 bytes at offset 0") || !strings.Contains(r.Stdout, "<disk ") {
 		t.Fatalf("%s\n%s", r, h.Journal())
 	}

@@ -9,7 +9,8 @@ DESTDIR ?=
 # of "make soak" and "make fuzz", there per target, and at most for all together (then each gets less)
 TIME    ?= 60s
 TOTAL   ?=
-# of "make fuzz": the targets whose package and name match, for example 'nbdserver Fuzz'
+# of "make fuzz": the targets whose package and name match, for example 'nbdserver Fuzz'; of "make test-long": what go test -run
+# takes, for example '^TestSoak\b'
 ONLY    ?=
 # of "make demo": ceph, or file (without Ceph)
 DEMO    ?= ceph
@@ -86,9 +87,9 @@ test: deps ## install what the tests need, start a Ceph cluster for them, run al
 	  deploy/devcluster/with-cluster --size 8G -- $(GO) test -race -timeout 40m ./...
 
 .PHONY: test-long
-test-long: deps ## the tests that take minutes each: guests that migrate, clones, Ceph 18 in a chroot (root makes it)
+test-long: deps ## the tests that take minutes each: guests that migrate, clones, Ceph 18 in a chroot (root makes it); ONLY
 	@deploy/install-deps chroot
-	@deploy/test-long "$(GO)"
+	@deploy/test-long "$(GO)" "$(ONLY)"
 
 # of "make soak": what a failed run printed tries the same again
 SEED    ?=

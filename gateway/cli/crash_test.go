@@ -47,9 +47,8 @@ func crash(t *testing.T, system testenv.System, delay string, signal syscall.Sig
 	luks := testenv.NewLUKSFile(t, testenv.LUKSOptions{Plaintext: make([]byte, 16<<20)})
 	d := s.serveIn(system.Dir, fmt.Sprintf("exports:\n  - {name: disk, image: \"file:%s\", socket: DIR/disk.sock, key: {file: %s}}\n",
 		luks.Path, luks.PassphrasePath))
-	h := &hop{t: t, old: system, guest: testenv.NewGuest(t, system.Dir), socket: d.socket("disk.sock")}
-	vm := testenv.NewVM(t, system, "vm", machineType, h.guest,
-		"-blockdev", "driver=nbd,node-name=disk,server.type=unix,server.path="+h.socket+",export=disk"+delay,
+	vm := testenv.NewVM(t, system, "vm", machineType, testenv.NewGuest(t, system.Dir),
+		"-blockdev", "driver=nbd,node-name=disk,server.type=unix,server.path="+d.socket("disk.sock")+",export=disk"+delay,
 		"-device", "virtio-blk-pci,drive=disk,id=vd,addr=5,rerror=stop,werror=stop")
 	vm.Console().Wait(t, "READY", nil)
 	for range 2 {

@@ -69,6 +69,14 @@ func (c *troubled) signal(daemon string, s syscall.Signal) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	if s == syscall.SIGSTOP { // its threads go on until one of them sees the signal
+		state := "/proc/" + strings.TrimSpace(string(text)) + "/stat"
+		for end := time.Now().Add(testenv.CommandTimeout); !strings.Contains(read(c.t, state), ") T "); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				c.t.Fatalf("%s does not stop", daemon)
+			}
+		}
+	}
 }
 
 func (c *troubled) export(args ...string) *gate {

@@ -25,7 +25,8 @@ type Config struct {
 	User string
 	// Options are librados and librbd settings that go over those of the file and over our defaults.
 	Options map[string]string
-	// ImagesPerConnection is how many images share a connection to the cluster; 0 means DefaultImagesPerConnection.
+	// ImagesPerConnection is how many images share a connection to the cluster; 0 means 4, and 16 as soon as there are 16
+	// connections.
 	ImagesPerConnection int
 }
 

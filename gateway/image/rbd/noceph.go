@@ -26,9 +26,6 @@ func Connect(Config) (*Cluster, error) {
 		image.ErrUnreachable)
 }
 
-// DefaultImagesPerConnection has no meaning in this build.
-const DefaultImagesPerConnection = 4
-
 // Acquire refuses.
 func Acquire(cfg Config) (*Cluster, func(), error) {
 	_, err := Connect(cfg)

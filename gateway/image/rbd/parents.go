@@ -68,7 +68,7 @@ func ShareParent(cfg Config, info *Info, log *slog.Logger) (m *Image, release fu
 		return nil, nil, err
 	}
 	name := fmt.Sprintf("%s %q %q %q %d", cfg.identity(), ref.Pool, ref.Namespace, info.ID, info.SnapshotID)
-	s, err := parents.get(name, math.MaxInt, func(p sharedParent) bool { return p.image.usable() }, func() (sharedParent, error) {
+	s, err := parents.get(name, func(int) int { return math.MaxInt }, func(p sharedParent) bool { return p.image.usable() }, func() (sharedParent, error) {
 		return openShared(cfg, info, log)
 	})
 	if err != nil {

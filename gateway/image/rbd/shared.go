@@ -5,7 +5,6 @@
 package rbd
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,10 +12,23 @@ import (
 	"sync"
 )
 
-// DefaultImagesPerConnection is how many images share a connection where Config does not say. Each connection has its
-// own librados threads and sockets: with processors to spare more of them are faster, with few they displace each other
-// (docs/tuning.md has figures).
-const DefaultImagesPerConnection = 4
+// How many images share a connection where Config does not say: so many while there are few connections of the same
+// configuration, and then more. Each connection has its own librados threads and sockets: with processors to spare more of
+// them are faster, with few they displace each other, and hundreds of images would have thousands of threads (docs/tuning.md
+// has figures).
+const (
+	defaultImagesPerConnection = 4
+	fewConnections             = 16
+	crowdedImagesPerConnection = 16
+)
+
+// imagesPerConnection is how many images may share one of so many connections.
+func imagesPerConnection(connections int) int {
+	if connections < fewConnections {
+		return defaultImagesPerConnection
+	}
+	return crowdedImagesPerConnection
+}
 
 // connections are those that Acquire has given out.
 var connections sharing[*Cluster]
@@ -28,8 +40,11 @@ func Acquire(cfg Config) (c *Cluster, release func(), err error) { return acquir
 
 // acquire is Acquire for connections that are told apart by name.
 func acquire(cfg Config, name string) (c *Cluster, release func(), err error) {
-	s, err := connections.get(name, cmp.Or(cfg.ImagesPerConnection, DefaultImagesPerConnection), (*Cluster).usable,
-		func() (*Cluster, error) { return Connect(cfg) })
+	most := imagesPerConnection
+	if n := cfg.ImagesPerConnection; n > 0 {
+		most = func(int) int { return n }
+	}
+	s, err := connections.get(name, most, (*Cluster).usable, func() (*Cluster, error) { return Connect(cfg) })
 	if err != nil {
 		return nil, nil, err
 	}

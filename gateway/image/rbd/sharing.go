@@ -25,9 +25,10 @@ type share[T any] struct {
 	users int // under sharing.mu
 }
 
-// get returns a share of that name which has fewer than most users and is fit for more of them, or else opens a new one. It
-// blocks nobody but those who want the same. An open that fails is not kept: the error is for those who wait for it.
-func (s *sharing[T]) get(name string, most int, fit func(T) bool, open func() (T, error)) (*share[T], error) {
+// get returns the share of that name with the fewest users that is fit for one more, or else opens a new one. No share gets
+// more users than most says, which is told how many shares there are. It blocks nobody but those who want the same. An open
+// that fails is not kept: the error is for those who wait for it.
+func (s *sharing[T]) get(name string, most func(shares int) int, fit func(T) bool, open func() (T, error)) (*share[T], error) {
 	e, first := s.reserve(name, most, fit)
 	if first {
 		e.value, e.err = open()
@@ -42,20 +43,24 @@ func (s *sharing[T]) get(name string, most int, fit func(T) bool, open func() (T
 }
 
 // reserve finds a share, or makes one that the caller, the first, must open.
-func (s *sharing[T]) reserve(name string, most int, fit func(T) bool) (e *share[T], first bool) {
+func (s *sharing[T]) reserve(name string, most func(int) int, fit func(T) bool) (least *share[T], first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range s.byName[name] {
-		if e.users < most && e.opening() || e.users < most && e.err == nil && fit(e.value) {
-			e.users++
-			return e, false
+	same := s.byName[name]
+	for _, e := range same {
+		if (least == nil || e.users < least.users) && e.users < most(len(same)) && (e.opening() || e.err == nil && fit(e.value)) {
+			least = e
 		}
+	}
+	if least != nil {
+		least.users++
+		return least, false
 	}
 	if s.byName == nil {
 		s.byName = make(map[string][]*share[T])
 	}
-	e = &share[T]{name: name, ready: make(chan struct{}), users: 1}
-	s.byName[name] = append(s.byName[name], e)
+	e := &share[T]{name: name, ready: make(chan struct{}), users: 1}
+	s.byName[name] = append(same, e)
 	return e, true
 }
 

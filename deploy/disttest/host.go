@@ -84,12 +84,42 @@ func (h *Host) Journal() string {
 // Property is what systemd knows of the daemon.
 func (h *Host) Property(name string) string {
 	h.t.Helper()
-	return strings.TrimSpace(h.Run(h.t, "systemctl", "show", "--property", name, "--value", "luksgate.service"))
+	return h.PropertyOf("luksgate.service", name)
+}
+
+// PropertyOf is what systemd knows of a unit.
+func (h *Host) PropertyOf(unit, name string) string {
+	h.t.Helper()
+	return strings.TrimSpace(h.Run(h.t, "systemctl", "show", "--property", name, "--value", unit))
 }
 
 // Configure has the daemon export images at [SharedSocket], each by the name that it has in the map, with the packaged
 // configuration changed as its comments say. It writes their key files, too.
 func (h *Host) Configure(images map[string]*Image) {
+	h.t.Helper()
+	h.Write(h.t, "/etc/luksgate/luksgate.conf", "root:luksgate", "640", []byte(h.configuration(images)))
+	h.Run(h.t, "luksgate", "config", "check")
+	h.Run(h.t, "systemctl", "reload", "luksgate")
+}
+
+// Instance starts luksgate@name, which exports images at a socket of its own, as Configure does. It returns the socket.
+func (h *Host) Instance(name string, images map[string]*Image) string {
+	h.t.Helper()
+	conf := strings.ReplaceAll(h.configuration(images), "/run/luksgate/admin.sock", InstanceAdmin(name))
+	socket := "/run/luksgate/" + name + ".sock"
+	conf = strings.ReplaceAll(conf, SharedSocket, socket)
+	h.Write(h.t, "/etc/luksgate/"+name+".conf", "root:luksgate", "640", []byte(conf))
+	if r := h.Try(h.t, "systemctl", "enable", "--now", "luksgate@"+name); r.ExitCode != 0 {
+		h.t.Fatalf("%s\n%s", r, h.Journal())
+	}
+	return socket
+}
+
+// InstanceAdmin is the admin socket of luksgate@name.
+func InstanceAdmin(name string) string { return "/run/luksgate/" + name + "-admin.sock" }
+
+// configuration is the packaged one with exports of images. Their keys and that of the cluster are there then.
+func (h *Host) configuration(images map[string]*Image) string {
 	h.t.Helper()
 	h.Write(h.t, "/etc/ceph/ceph.client."+CephUser+".keyring", "root:luksgate", "640", Keyring(h.t))
 	b, err := os.ReadFile(h.Path("/etc/luksgate/luksgate.conf"))
@@ -101,10 +131,7 @@ func (h *Host) Configure(images map[string]*Image) {
 		exports += m.export(h, name)
 	}
 	conf := strings.Replace(string(b), "user: luksgate\n", "user: "+CephUser+"\n", 1)
-	conf = strings.Replace(conf, "exports: []\n", exports, 1)
-	h.Write(h.t, "/etc/luksgate/luksgate.conf", "root:luksgate", "640", []byte(conf))
-	h.Run(h.t, "luksgate", "config", "check")
-	h.Run(h.t, "systemctl", "reload", "luksgate")
+	return strings.Replace(conf, "exports: []\n", exports, 1)
 }
 
 // CopyIn puts a file of this machine into the host's folder and returns its path there.

@@ -37,6 +37,7 @@ func TestPackages(t *testing.T) {
 	if r := h.Try(t, "systemd-analyze", "--man=no", "verify", "luksgate.service", "luksgate.socket", "luksgate@x.service"); r.ExitCode != 0 || strings.Contains(r.Stderr, "luksgate") {
 		t.Errorf("%s", r)
 	}
+	web := h.startInstance(disttest.NewImage(t, 64))
 	h.Configure(map[string]*disttest.Image{"disk": m})
 	if v := h.Run(t, "luksgate", "version"); !strings.Contains(squash(d.Version), squash(strings.Fields(v)[1])) || !strings.Contains(v, "librbd   1.12") {
 		t.Errorf("version of %s: %s", d.Version, v)
@@ -53,6 +54,7 @@ func TestPackages(t *testing.T) {
 
 	g := h.NewGuest(sharedURI)
 	h.upgrade(newer(t, d, "luksgate"), "")
+	h.checkInstance(web)
 	h.upgrade(newer(t, d, "luksgate-bundle"), "18.2")
 	h.Run(t, "dpkg", "--purge", "luksgate") // what is left of it, below the other
 	h.Run(t, "test", "-e", "/etc/luksgate/keys/disk.0", "-a", "-e", "/etc/luksgate/luksgate.conf", "-a", "-S", "/run/luksgate/nbd.sock")
@@ -61,6 +63,33 @@ func TestPackages(t *testing.T) {
 	m.IO(t, "read -P 165 1M 1M", "read -P 90 5M 100k")
 
 	h.purge(before)
+}
+
+// An instance is a luksgate@web that runs, which an upgrade must not forget.
+type instance struct{ uri, pid string }
+
+// startInstance starts one, has it serve an image, and changes its configuration.
+func (h *host) startInstance(m *disttest.Image) instance {
+	h.t.Helper()
+	h.t.Log("a daemon of its own for /etc/luksgate/web.conf")
+	i := instance{uri: "nbd+unix:///web?socket=" + h.Instance("web", map[string]*disttest.Image{"web": m})}
+	h.IO(i.uri, "write -P 33 1M 1M", "flush", "read -P 33 1M 1M")
+	h.Run(h.t, "systemctl", "reload", "luksgate@web")
+	if list := h.Run(h.t, "luksgate", "ls", "--admin", disttest.InstanceAdmin("web")); !strings.Contains(list, m.Spec) {
+		h.t.Errorf("luksgate@web has not the export:\n%s", list)
+	}
+	i.pid = h.PropertyOf("luksgate@web", "MainPID")
+	return i
+}
+
+// checkInstance makes sure that it runs the new program and serves as before.
+func (h *host) checkInstance(old instance) {
+	h.t.Helper()
+	pid, state := h.PropertyOf("luksgate@web", "MainPID"), h.PropertyOf("luksgate@web", "ActiveState")
+	if pid == old.pid || state != "active" {
+		h.t.Errorf("luksgate@web is %s with process %s, which was %s before the upgrade\n%s", state, pid, old.pid, h.Journal())
+	}
+	h.IO(old.uri, "read -P 33 1M 1M", "write -P 34 3M 4k", "flush")
 }
 
 // squash leaves of a version what git and Debian write alike.
@@ -107,7 +136,6 @@ func (h *host) upgrade(deb, librbd string) {
 // purge removes everything, and nothing may be left but what was there before and traces in dpkg's and systemd's own logs.
 func (h *host) purge(before map[string]bool) {
 	h.t.Helper()
-	h.Run(h.t, "systemctl", "enable", "luksgate@web")
 	r := h.Try(h.t, "dpkg", "--purge", "luksgate-bundle")
 	if r.ExitCode != 0 || strings.Contains(r.Stderr, "warning") {
 		h.t.Errorf("%s", r)
@@ -117,6 +145,9 @@ func (h *host) purge(before map[string]bool) {
 	}
 	if h.Try(h.t, "systemctl", "cat", "luksgate.service").ExitCode == 0 {
 		h.t.Error("systemd still has the unit")
+	}
+	if h.Try(h.t, "pgrep", "-x", "luksgate").ExitCode == 0 {
+		h.t.Error("a daemon still runs")
 	}
 	for path := range h.files() {
 		known := before[path]

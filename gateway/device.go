@@ -11,6 +11,7 @@ import (
 	"github.com/luksgate/luksgate/crypt/volume"
 	"github.com/luksgate/luksgate/crypt/workers"
 	"github.com/luksgate/luksgate/gateway/image/rbd"
+	"github.com/luksgate/luksgate/gateway/layered"
 	"github.com/luksgate/luksgate/nbdserver"
 )
 
@@ -41,11 +42,18 @@ func properties(readOnly, immediate bool) nbdserver.Properties {
 // volumeDevice serves a volume's plaintext.
 type volumeDevice struct {
 	*volume.Volume
-	props nbdserver.Properties
+	// depths knows which image of a chain that is encrypted alike holds what. It is asked for extents only; nil where there is
+	// no chain, or nothing can be known.
+	depths *layered.Stack
+	props  nbdserver.Properties
 }
 
-func newVolumeDevice(v *volume.Volume, readOnly bool) *volumeDevice {
-	return &volumeDevice{v, properties(readOnly, false)}
+func newVolumeDevice(v *volume.Volume, depths *layered.Stack, readOnly bool) *volumeDevice {
+	d := &volumeDevice{v, depths, properties(readOnly, false)}
+	if depths != nil {
+		d.props.Contexts = append(d.props.Contexts, nbdserver.ContextDepth)
+	}
+	return d
 }
 
 func (d *volumeDevice) Properties() nbdserver.Properties { return d.props }
@@ -69,7 +77,13 @@ func zeroOptions(flags nbdserver.ZeroFlags) volume.ZeroOptions {
 	}
 }
 
-func (d *volumeDevice) Extents(_ string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+func (d *volumeDevice) Extents(metaContext string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+	if metaContext == nbdserver.ContextDepth {
+		if err := d.Check(offsetBytes, lengthBytes); err != nil {
+			return dst, err
+		}
+		return layeredExtents(d.depths, metaContext, offsetBytes, lengthBytes, dst)
+	}
 	return extents(d.Volume, offsetBytes, lengthBytes, dst)
 }
 

@@ -93,9 +93,7 @@ type layeredDevice struct {
 }
 
 func newLayeredDevice(top topVolume, stack *layered.Stack, readOnly bool) *layeredDevice {
-	d := &layeredDevice{newVolumeDevice(top.Volume, readOnly), stack}
-	d.top.props.Contexts = append(d.top.props.Contexts, nbdserver.ContextDepth)
-	return d
+	return &layeredDevice{newVolumeDevice(top.Volume, stack, readOnly), stack}
 }
 
 func (d *layeredDevice) SizeBytes() int64                 { return d.top.SizeBytes() }
@@ -145,7 +143,11 @@ func (d *layeredDevice) Extents(metaContext string, offsetBytes, lengthBytes int
 	if err := d.top.Check(offsetBytes, lengthBytes); err != nil {
 		return dst, err
 	}
-	found, err := d.stack.Extents(offsetBytes, lengthBytes, make([]layered.Extent, 0, cap(dst)-len(dst)))
+	return layeredExtents(d.stack, metaContext, offsetBytes, lengthBytes, dst)
+}
+
+func layeredExtents(s *layered.Stack, metaContext string, offsetBytes, lengthBytes int64, dst []nbdserver.Extent) ([]nbdserver.Extent, error) {
+	found, err := s.Extents(offsetBytes, lengthBytes, make([]layered.Extent, 0, cap(dst)-len(dst)))
 	if err != nil {
 		return dst, err
 	}

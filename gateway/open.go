@@ -135,30 +135,51 @@ func (o *opener) native(ctx context.Context, header *luks.Header, passphrases []
 		return nil, err
 	}
 	defer vk.Key.Release()
-	vol, err := o.volume(o.src.store, header, vk, o.readOnly())
+	cipher, err := o.cipher(header, vk)
+	if err != nil {
+		return nil, err
+	}
+	vol, err := o.volumeOf(o.src.store, header, cipher, o.readOnly())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.cfg.Image, err)
 	}
-	return newVolumeDevice(vol, o.readOnly()), nil
+	depths, err := o.depths(vol, cipher)
+	if err != nil {
+		return nil, err
+	}
+	return newVolumeDevice(vol, depths, o.readOnly()), nil
 }
 
 // volume is the plaintext of one store of the chain. Its key is wiped with the opener's release.
 func (o *opener) volume(store volume.Store, header *luks.Header, vk *luks.VolumeKey, readOnly bool) (*volume.Volume, error) {
-	geo, err := volume.NewGeometry(store.SizeBytes(), header.DataOffsetBytes, header.DataLengthBytes,
-		header.SectorBytes, header.IVOffset)
+	cipher, err := o.cipher(header, vk)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", luks.ErrDamaged, err)
+		return nil, err
 	}
+	return o.volumeOf(store, header, cipher, readOnly)
+}
+
+// cipher is that of a volume key. It is wiped with the opener's release.
+func (o *opener) cipher(header *luks.Header, vk *luks.VolumeKey) (volume.Cipher, error) {
 	cipher, err := xts.New(vk.Key.Bytes(), header.SectorBytes)
 	if err != nil {
 		return nil, err
 	}
 	o.ciphers = append(o.ciphers, cipher)
-	var worker volume.Cipher = cipher
 	if o.cfg.Observer != nil {
-		worker = observed{cipher, o.cfg.Observer}
+		return observed{cipher, o.cfg.Observer}, nil
 	}
-	vol, err := volume.New(store, worker, pool(), volume.Options{
+	return cipher, nil
+}
+
+// volumeOf is volume with a cipher that volumes with the same key may share.
+func (o *opener) volumeOf(store volume.Store, header *luks.Header, cipher volume.Cipher, readOnly bool) (*volume.Volume, error) {
+	geo, err := volume.NewGeometry(store.SizeBytes(), header.DataOffsetBytes, header.DataLengthBytes,
+		header.SectorBytes, header.IVOffset)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", luks.ErrDamaged, err)
+	}
+	vol, err := volume.New(store, cipher, pool(), volume.Options{
 		Geometry: geo, Holes: o.cfg.Holes, Zeroes: o.cfg.Zeroes, ReadOnly: readOnly,
 		Shared: !readOnly && o.src.rbd != nil && o.src.rbd.Shared(),
 	})

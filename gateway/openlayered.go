@@ -186,3 +186,35 @@ func (o *opener) baseOf(l *link, vk *luks.VolumeKey) (layered.Source, error) {
 	}
 	return mapped{vol, vol}, nil
 }
+
+// depths knows which image of a chain holds what, where all are encrypted alike and librbd puts them together. It is nil for
+// an image without a parent, and where objects are striped.
+func (o *opener) depths(top *volume.Volume, cipher volume.Cipher) (*layered.Stack, error) {
+	last := len(o.chain) - 1
+	if last < 1 || slices.ContainsFunc(o.chain[:last], func(l *link) bool { return l.rbd.ObjectBytes() == 0 }) {
+		return nil, nil
+	}
+	var layers []*layered.Layer
+	vol := top
+	for level, l := range o.chain {
+		if level > 0 {
+			var err error
+			if vol, err = o.volumeOf(l.rbd, l.header, cipher, true); err != nil {
+				return nil, fmt.Errorf("%s: %w", l.name, err)
+			}
+		}
+		if level == last {
+			break
+		}
+		objects, err := l.rbd.Objects()
+		if err != nil {
+			return nil, err
+		}
+		o.src.closers = append(o.src.closers, objects.Close)
+		layers = append(layers, &layered.Layer{
+			Source: topVolume{vol}, Objects: objects,
+			DataOffsetBytes: l.header.DataOffsetBytes, SectorBytes: int64(l.header.SectorBytes),
+		})
+	}
+	return layered.New(layers, mapped{vol, vol}), nil
+}

@@ -28,7 +28,7 @@ func TestAllocationDepth(t *testing.T) {
 	good(t, formatClone(l.spec, "luks2", l.keys[0])...)
 	e := export(t, l.args()...)
 	testenv.Run(t, "qemu-io", "-f", "raw", "-c", "write -P 2 13M 1M", "-c", "write -z -u 20M 4M", e.uri)
-	for context, want := range map[string]string{
+	e.checkMaps(t, map[string]string{
 		"qemu:allocation-depth": `
  0 4194304 2 backing depth 2
  4194304 4194304 0 unallocated
@@ -43,16 +43,58 @@ func TestAllocationDepth(t *testing.T) {
  8388608 12582912 0 data
  20971520 4194304 3 hole,zero
 `,
-	} {
-		if got := numbers(testenv.Run(t, "nbdinfo", "--map="+context, e.uri)); got != numbers(want) {
-			t.Errorf("%s: got\n%swant%s", context, got, want)
-		}
-	}
+	})
 	e.stop(t)
 	// An image without layers does not offer them.
 	e = export(t, g.args()...)
 	if r := testenv.Try(t, "nbdinfo", "--map=qemu:allocation-depth", e.uri); r.ExitCode == 0 {
 		t.Errorf("layers of an image that is no clone: %s", r)
+	}
+	e.stop(t)
+}
+
+// checkMaps compares what nbdinfo says of metadata contexts.
+func (g *gate) checkMaps(t *testing.T, maps map[string]string) {
+	t.Helper()
+	for context, want := range maps {
+		if got := numbers(testenv.Run(t, "nbdinfo", "--map="+context, g.uri)); got != numbers(want) {
+			t.Errorf("%s: got\n%swant%s", context, got, want)
+		}
+	}
+}
+
+// TestAllocationDepthOfOneKey does so for a clone of a clone that both have the key of the first image.
+func TestAllocationDepthOfOneKey(t *testing.T) {
+	testenv.CephConf(t)
+	g := newGolden(t, "luks2", 40, 24)
+	middle := level{spec: g.clone(t), keys: g.keys}
+	e := export(t, middle.args()...)
+	testenv.Run(t, "qemu-io", "-f", "raw", "-c", "write -P 2 13M 1M", "-c", "write -P 3 17M 64k", e.uri)
+	e.stop(t)
+	testenv.RBD(t, "snap", "create", "--no-progress", middle.spec+"@s")
+	top := level{spec: golden{level: level{spec: middle.spec}}.clone(t), keys: g.keys}
+	e = export(t, top.args()...)
+	testenv.Run(t, "qemu-io", "-f", "raw", "-c", "write -P 4 16M 512", "-c", "write -z -u 20M 4M", e.uri)
+	e.checkMaps(t, map[string]string{
+		"qemu:allocation-depth": `
+ 0 4194304 3 backing depth 3
+ 4194304 4194304 0 unallocated
+ 8388608 4194304 3 backing depth 3
+ 12582912 4194304 2 backing depth 2
+ 16777216 8388608 1 local
+`,
+		// librbd calls zeros that hide a parent's data data.
+		"base:allocation": `
+ 0 4194304 0 data
+ 4194304 4194304 3 hole,zero
+ 8388608 16777216 0 data
+`,
+	})
+	e.stop(t)
+	testenv.RBD(t, "flatten", "--no-progress", top.spec)
+	e = export(t, top.args()...)
+	if r := testenv.Try(t, "nbdinfo", "--map=qemu:allocation-depth", e.uri); r.ExitCode == 0 {
+		t.Errorf("layers of an image that was flattened: %s", r)
 	}
 	e.stop(t)
 }

@@ -256,6 +256,47 @@ func TestClusterTrouble(t *testing.T) {
 	}
 }
 
+// TestWatchIsRenewed has the cluster forget a gateway that was stopped for too long, and the image resized meanwhile: when it
+// goes on it watches the image again, and knows what it missed and what comes.
+func TestWatchIsRenewed(t *testing.T) {
+	t.Parallel() // it has a cluster of its own, and waits most of the time
+	c := newTroubled(t)
+	c.ceph("config", "set", "osd", "osd_client_watch_timeout", "10")
+	c.rbd("create", "--size", "16M", "rbd/disk")
+	g := c.export("rbd:rbd/disk", "--plain")
+	wait := func(what string, is func() bool) {
+		t.Helper()
+		for end := time.Now().Add(testenv.CommandTimeout); !is(); time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: not so\n%s", what, g.Output())
+			}
+		}
+	}
+	watched := func() bool { return strings.Contains(c.rbd("status", "rbd/disk"), "watcher=") }
+	resize := func(mib int) { c.rbd("resize", "--no-progress", "--size", fmt.Sprintf("%dM", mib), "rbd/disk") }
+	hasSize := func(mib int) func() bool {
+		want := strconv.Itoa(mib << 20)
+		return func() bool { return strings.TrimSpace(testenv.Run(t, "nbdinfo", "--size", g.uri)) == want }
+	}
+	testenv.Run(t, "qemu-io", "-r", "-f", "raw", g.uri, "-c", "read -P 0 0 1M")
+	if !watched() {
+		t.Fatal("the export does not watch its image")
+	}
+	g.Signal(syscall.SIGSTOP)
+	wait("the cluster has forgotten the gateway", func() bool { return !watched() })
+	resize(32)
+	g.Signal(syscall.SIGCONT)
+	wait("it watches again", watched)
+	wait("it knows the size of while it was away", hasSize(32))
+	resize(48)
+	wait("it is told of the next size", hasSize(48))
+	out := testenv.Run(t, "qemu-io", "-f", "raw", g.uri, "-c", "write -P 5 40M 1M", "-c", "flush", "-c", "read -P 5 40M 1M")
+	if strings.Contains(out, "failed") {
+		t.Errorf("it does not work any more: %s", out)
+	}
+	g.stop(t)
+}
+
 // timeOut pauses the OSD below an export that was told to wait for it no longer than 5 s.
 func (c *troubled) timeOut() {
 	c.t.Helper()

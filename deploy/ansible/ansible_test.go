@@ -216,6 +216,7 @@ func TestRole(t *testing.T) {
 		}
 	})
 	g.Finish()
+	f.Run(t, "systemctl", "stop", "luksgate.socket", "luksgate.service") // it would keep the images open for a while
 	one.IO(t, "read -P 77 2M 64k")
 	two.IO(t, "read -P 90 1M 64k")
 }

@@ -136,11 +136,10 @@ func (o *opener) layer(level int, vk *luks.VolumeKey) (*layered.Layer, error) {
 		return nil, fmt.Errorf("%s: %w: it is striped over several objects at a time, and which bytes are its own and which its "+
 			"parent's can be told of unstriped images only", l.name, luks.ErrUnsupported)
 	}
-	objects, err := l.rbd.Objects()
+	objects, err := o.objects(l)
 	if err != nil {
 		return nil, err
 	}
-	o.src.closers = append(o.src.closers, objects.Close)
 	writable := level == 0 && !o.readOnly()
 	if writable {
 		if err = o.src.info.CheckChain(); err == nil {
@@ -160,10 +159,24 @@ func (o *opener) layer(level int, vk *luks.VolumeKey) (*layered.Layer, error) {
 	if level == 0 && l.header.DataLengthBytes == 0 {
 		o.follow(vol)
 	}
+	return layerOf(l.header, vol, objects), nil
+}
+
+// objects are those of a level. They are closed with the source.
+func (o *opener) objects(l *link) (*rbd.Objects, error) {
+	objects, err := l.rbd.Objects()
+	if err != nil {
+		return nil, err
+	}
+	o.src.closers = append(o.src.closers, objects.Close)
+	return objects, nil
+}
+
+func layerOf(header *luks.Header, vol *volume.Volume, objects *rbd.Objects) *layered.Layer {
 	return &layered.Layer{
 		Source: topVolume{vol}, Objects: objects,
-		DataOffsetBytes: l.header.DataOffsetBytes, SectorBytes: int64(l.header.SectorBytes),
-	}, nil
+		DataOffsetBytes: header.DataOffsetBytes, SectorBytes: int64(header.SectorBytes),
+	}
 }
 
 // hasOwnKey tells whether a level is to be unlocked, and not known to have the key of the one above it.
@@ -195,26 +208,16 @@ func (o *opener) depths(top *volume.Volume, cipher volume.Cipher) (*layered.Stac
 		return nil, nil
 	}
 	var layers []*layered.Layer
-	vol := top
-	for level, l := range o.chain {
-		if level > 0 {
-			var err error
-			if vol, err = o.volumeOf(l.rbd, l.header, cipher, true); err != nil {
-				return nil, fmt.Errorf("%s: %w", l.name, err)
-			}
-		}
-		if level == last {
-			break
-		}
-		objects, err := l.rbd.Objects()
+	above := top
+	for level, l := range o.chain[1:] {
+		objects, err := o.objects(o.chain[level])
 		if err != nil {
 			return nil, err
 		}
-		o.src.closers = append(o.src.closers, objects.Close)
-		layers = append(layers, &layered.Layer{
-			Source: topVolume{vol}, Objects: objects,
-			DataOffsetBytes: l.header.DataOffsetBytes, SectorBytes: int64(l.header.SectorBytes),
-		})
+		layers = append(layers, layerOf(o.chain[level].header, above, objects))
+		if above, err = o.volumeOf(l.rbd, l.header, cipher, true); err != nil {
+			return nil, fmt.Errorf("%s: %w", l.name, err)
+		}
 	}
-	return layered.New(layers, mapped{vol, vol}), nil
+	return layered.New(layers, mapped{above, above}), nil
 }

@@ -185,7 +185,7 @@ func (r *reef) engine(t *testing.T, l level, args ...string) string {
 	p, uri, kill := r.start(t, append(append(l.args(), "--read-only"), args...)...)
 	defer kill(syscall.SIGTERM)
 	name := "librbd"
-	if testenv.Try(t, "nbdinfo", "--map=qemu:allocation-depth", uri).ExitCode == 0 {
+	if tellsDepth(t, uri) {
 		name = "native"
 	}
 	if strings.Contains(p.Output(), "erasure-coded pool") {

@@ -74,9 +74,15 @@ func (d *server) write(conf string) {
 // wait waits until something is so.
 func (d *server) wait(what string, is func() bool) {
 	d.t.Helper()
+	waitUntil(d.t, d.Process, what, is)
+}
+
+// waitUntil waits until something is so that a process has to do with.
+func waitUntil(t *testing.T, p *testenv.Process, what string, is func() bool) {
+	t.Helper()
 	for end := time.Now().Add(testenv.CommandTimeout); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			d.t.Fatalf("not in time: %s\n%s", what, d.Output())
+			t.Fatalf("not in time: %s\n%s", what, p.Output())
 		}
 	}
 }

@@ -84,15 +84,16 @@ func (c *troubled) export(args ...string) *gate {
 	return export(c.t, append(args, "--ceph-conf", c.conf)...)
 }
 
+// wait waits until something is so.
+func (g *gate) wait(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	waitUntil(t, g.Process, what, is)
+}
+
 // waitOutput waits until the process has said text.
 func (g *gate) waitOutput(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(testenv.CommandTimeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if strings.Contains(g.Output(), text) {
-			return
-		}
-	}
-	t.Fatalf("it never says %q:\n%s", text, g.Output())
+	g.wait(t, fmt.Sprintf("it says %q", text), func() bool { return strings.Contains(g.Output(), text) })
 }
 
 // TestNetworkCut runs a cluster and a gateway in a network namespace of their own and takes its only interface down for a
@@ -264,14 +265,6 @@ func TestWatchIsRenewed(t *testing.T) {
 	c.ceph("config", "set", "osd", "osd_client_watch_timeout", "10")
 	c.rbd("create", "--size", "16M", "rbd/disk")
 	g := c.export("rbd:rbd/disk", "--plain")
-	wait := func(what string, is func() bool) {
-		t.Helper()
-		for end := time.Now().Add(testenv.CommandTimeout); !is(); time.Sleep(100 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("%s: not so\n%s", what, g.Output())
-			}
-		}
-	}
 	watched := func() bool { return strings.Contains(c.rbd("status", "rbd/disk"), "watcher=") }
 	resize := func(mib int) { c.rbd("resize", "--no-progress", "--size", fmt.Sprintf("%dM", mib), "rbd/disk") }
 	hasSize := func(mib int) func() bool {
@@ -283,13 +276,13 @@ func TestWatchIsRenewed(t *testing.T) {
 		t.Fatal("the export does not watch its image")
 	}
 	g.Signal(syscall.SIGSTOP)
-	wait("the cluster has forgotten the gateway", func() bool { return !watched() })
+	g.wait(t, "the cluster has forgotten the gateway", func() bool { return !watched() })
 	resize(32)
 	g.Signal(syscall.SIGCONT)
-	wait("it watches again", watched)
-	wait("it knows the size of while it was away", hasSize(32))
+	g.wait(t, "it watches again", watched)
+	g.wait(t, "it knows the size of while it was away", hasSize(32))
 	resize(48)
-	wait("it is told of the next size", hasSize(48))
+	g.wait(t, "it is told of the next size", hasSize(48))
 	out := testenv.Run(t, "qemu-io", "-f", "raw", g.uri, "-c", "write -P 5 40M 1M", "-c", "flush", "-c", "read -P 5 40M 1M")
 	if strings.Contains(out, "failed") {
 		t.Errorf("it does not work any more: %s", out)

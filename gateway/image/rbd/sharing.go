@@ -47,9 +47,10 @@ func (s *sharing[T]) reserve(name string, most func(int) int, fit func(T) bool) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	same := s.byName[name]
+	room := most(len(same))
 	for _, e := range same {
-		if (least == nil || e.users < least.users) && e.users < most(len(same)) && (e.opening() || e.err == nil && fit(e.value)) {
-			least = e
+		if e.users < room && (e.opening() || e.err == nil && fit(e.value)) {
+			least, room = e, e.users // from here on, only one with fewer
 		}
 	}
 	if least != nil {

@@ -18,11 +18,14 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/luksgate/luksgate/deploy/guest/boot"
 )
@@ -65,11 +68,13 @@ func run() error {
 	return fmt.Errorf("console: %w", lines.Err())
 }
 
-// waitDisk waits for a disk, which may be plugged in at any time.
+// waitDisk waits for a disk, which may be plugged in at any time. The kernel makes its device file a moment before there is
+// a disk to be opened.
 func waitDisk() (*disk, error) {
 	for {
-		if _, err := os.Stat(device); err == nil {
-			return openDisk()
+		d, err := openDisk()
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENXIO) {
+			return d, err
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
